@@ -1,0 +1,57 @@
+"""What a client may say of a strength: where it starts, where it may go, how many there are."""
+
+from enum import StrEnum
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from service.spec.base import Spec
+
+
+class Granularity(StrEnum):
+    """How many strengths a regularizer has."""
+
+    MODEL = "model"
+    FEATURE = "feature"
+    CLASS = "class"
+    PARAMETER = "parameter"
+
+
+SMALLEST_STRENGTH = 1e-12
+LARGEST_STRENGTH = 1e12
+
+Strength_ = Annotated[float, Field(ge=SMALLEST_STRENGTH, le=LARGEST_STRENGTH)]
+
+
+class Strength(Spec):
+    """A strength that is learned in a box, or kept constant when `fixed` is given."""
+
+    init: Strength_ = Field(default=1e-2, description="Where learning starts.", examples=[0.01])
+    low: Strength_ = Field(default=1e-8, description="The smallest value that may be learned.")
+    high: Strength_ = Field(default=1e4, description="The largest value that may be learned.")
+    per: Granularity = Field(
+        default=Granularity.MODEL,
+        strict=False,
+        description="One strength for the whole model, or one for each feature, class or parameter.",
+    )
+    fixed: Annotated[float, Field(ge=0, le=LARGEST_STRENGTH)] | None = Field(
+        default=None, description="Keep the strength at this value instead of learning it."
+    )
+
+    @property
+    def is_learned(self) -> bool:
+        """True unless the strength is kept constant."""
+        return self.fixed is None
+
+    @model_validator(mode="after")
+    def _box_holds_the_start(self) -> Self:
+        if self.fixed is not None:
+            given = sorted({"init", "low", "high"} & self.model_fields_set)
+            if given and not (self.init, self.low, self.high) == (1e-2, 1e-8, 1e4):
+                raise ValueError(f"a fixed strength is not learned: leave out {', '.join(given)}")
+            return self
+        if self.low > self.high:
+            raise ValueError(f"low ({self.low:g}) must not be above high ({self.high:g})")
+        if not self.low <= self.init <= self.high:
+            raise ValueError(f"init ({self.init:g}) must lie between low ({self.low:g}) and high ({self.high:g})")
+        return self
