@@ -5,12 +5,12 @@ class LearnError(Exception):
     """The problem and what was asked of it do not fit together.
 
     Raised only when a contract is broken (a wrong shape, a method that cannot take this problem); a computation
-    that merely failed returns its residual and status instead, and the method decides. A subclass's docstring is
-    its message where it is raised without one.
+    that merely failed returns its residual and status, and the method decides. A subclass's docstring is its
+    message where it is raised without one.
     """
 
     def __str__(self) -> str:
-        """The message, or the first paragraph of the class's docstring."""
+        """Return the message, or the first paragraph of the class's docstring."""
         given = super().__str__()
         if given:
             return given
