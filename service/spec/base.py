@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic_core import PydanticCustomError
 
 
 class Spec(BaseModel):
@@ -28,3 +29,13 @@ def _storable(text: str) -> str:
 
 SafeText = Annotated[str, AfterValidator(_storable)]
 """A string that every database can store: no NUL, no lone surrogate."""
+
+
+def wrong_at(field: str, message: str) -> PydanticCustomError:
+    """Return the error of a check over several fields, placed at the one that the client should change.
+
+    Args:
+        field: path below the model that checks, `objective/loss`; the API appends it to the model's own place.
+        message: what was found and what would be accepted.
+    """
+    return PydanticCustomError("value_error", "{message}", {"message": message, "field": field})

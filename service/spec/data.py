@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from service.spec.base import SafeText, Spec
+from service.spec.base import SafeText, Spec, wrong_at
 
 ColumnName = Annotated[SafeText, Field(min_length=1, max_length=256)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -27,9 +27,11 @@ class HoldoutSplit(Spec):
     @model_validator(mode="after")
     def _something_is_left_to_train_on(self) -> Self:
         if self.valid + self.test >= 1:
-            raise ValueError(f"valid + test is {self.valid + self.test:g}: it must stay below 1")
+            raise wrong_at("test", f"valid + test is {self.valid + self.test:g}: it must stay below 1")
         if self.stratify and not self.shuffle:
-            raise ValueError("stratify needs shuffle: rows in their own order cannot keep the classes' shares")
+            raise wrong_at(
+                "stratify", "stratify needs shuffle: rows in their own order cannot keep the classes' shares"
+            )
         return self
 
 
@@ -50,7 +52,9 @@ class KFoldSplit(Spec):
     @model_validator(mode="after")
     def _stratified_rows_are_shuffled(self) -> Self:
         if self.stratify and not self.shuffle:
-            raise ValueError("stratify needs shuffle: rows in their own order cannot keep the classes' shares")
+            raise wrong_at(
+                "stratify", "stratify needs shuffle: rows in their own order cannot keep the classes' shares"
+            )
         return self
 
 
@@ -90,9 +94,9 @@ class DataSpec(Spec):
         if self.features is None:
             return self
         if len(set(self.features)) != len(self.features):
-            raise ValueError("features names a column twice")
+            raise wrong_at("features", "features names a column twice")
         if self.target in self.features:
-            raise ValueError("the target is among the features: the answer would be known beforehand")
+            raise wrong_at("features", "the target is among the features: the answer would be known beforehand")
         if isinstance(self.split, ColumnSplit) and self.split.column in self.features:
-            raise ValueError("the column that names the parts is among the features")
+            raise wrong_at("features", "the column that names the parts is among the features")
         return self

@@ -5,7 +5,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from service.spec.base import Spec
+from service.spec.base import Spec, wrong_at
 
 
 class Granularity(StrEnum):
@@ -48,10 +48,10 @@ class Strength(Spec):
         if self.fixed is not None:
             given = sorted({"init", "low", "high"} & self.model_fields_set)
             if given and not (self.init, self.low, self.high) == (1e-2, 1e-8, 1e4):
-                raise ValueError(f"a fixed strength is not learned: leave out {', '.join(given)}")
+                raise wrong_at(given[0], f"a fixed strength is not learned: leave out {', '.join(given)}")
             return self
         if self.low > self.high:
-            raise ValueError(f"low ({self.low:g}) must not be above high ({self.high:g})")
+            raise wrong_at("low", f"low ({self.low:g}) must not be above high ({self.high:g})")
         if not self.low <= self.init <= self.high:
-            raise ValueError(f"init ({self.init:g}) must lie between low ({self.low:g}) and high ({self.high:g})")
+            raise wrong_at("init", f"init ({self.init:g}) must lie between low ({self.low:g}) and high ({self.high:g})")
         return self

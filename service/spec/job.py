@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from service.spec.base import SafeText, Spec
+from service.spec.base import SafeText, Spec, wrong_at
 from service.spec.capabilities import refusal
 from service.spec.data import DataSpec
 from service.spec.methods import Implicit, MethodSpec
@@ -95,10 +95,10 @@ class JobSpec(Spec):
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
         if self.objective.loss not in (None, self.loss):
-            raise ValueError(f"objective.loss must be the job's loss, {self.loss.value!r}, or null")
+            raise wrong_at("objective/loss", f"objective.loss must be the job's loss, {self.loss.value!r}, or null")
         if not any(regularizer.strength.is_learned for regularizer in self.regularizers):
-            raise ValueError("every strength is fixed: nothing is left to be learned")
+            raise wrong_at("regularizers", "every strength is fixed: nothing is left to be learned")
         kinds = [regularizer.kind for regularizer in self.regularizers]
         if reason := refusal(self.method.kind, self.model.kind, kinds):
-            raise ValueError(reason)
+            raise wrong_at("method/kind", reason)
         return self

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from service.spec.base import Spec
+from service.spec.base import Spec, wrong_at
 from service.spec.linear import EXACT_SOLVERS, CGSolver, LinearSolverSpec
 
 Tolerance = Annotated[float, Field(ge=1e-14, lt=1)]
@@ -79,9 +79,10 @@ class Implicit(Spec):
     @model_validator(mode="after")
     def _quasi_newton_needs_an_exact_solver(self) -> Self:
         if isinstance(self.step, QuasiNewtonStep) and not isinstance(self.solver, EXACT_SOLVERS):
-            raise ValueError(
+            raise wrong_at(
+                "step",
                 f"step 'lbfgs' compares hypergradients and needs solver 'cg', 'minres' or 'direct'; "
-                f"with {self.solver.kind!r} take step 'adam'"
+                f"with {self.solver.kind!r} take step 'adam'",
             )
         return self
 

@@ -39,12 +39,16 @@ MINIMAL: dict[str, JsonValue] = {"data": {"dataset": "builtin:digits"}}
 
 
 def refused_at(change: dict[str, JsonValue]) -> list[tuple[int | str, ...]]:
-    """Locations of the errors when the minimal specification is changed."""
+    """Where the errors are when the minimal specification is changed: the model, and the field that it names."""
     body = copy.deepcopy(MINIMAL)
     body.update(change)
     with pytest.raises(ValidationError) as caught:
         JobSpec.model_validate(body)
-    return [error["loc"] for error in caught.value.errors()]
+    places = []
+    for error in caught.value.errors():
+        field = error.get("ctx", {}).get("field")
+        places.append((*error["loc"], *str(field).split("/")) if field else error["loc"])
+    return places
 
 
 def test_the_example_of_the_contract_is_accepted():
@@ -73,23 +77,23 @@ def test_a_minimal_specification_has_every_default_filled_in():
         ({"labels": {"team": "\u0000"}}, ("labels", "team")),
         ({"regularizers": []}, ("regularizers",)),
         ({"regularizers": [{"kind": "l2", "strength": {"init": -1.0}}]}, ("regularizers", 0, "strength", "init")),
-        ({"regularizers": [{"kind": "l2", "strength": {"low": 1.0, "high": 0.5}}]}, ("regularizers", 0, "strength")),
-        ({"regularizers": [{"kind": "l2", "strength": {"init": 1e5}}]}, ("regularizers", 0, "strength")),
+        ({"regularizers": [{"kind": "l2", "strength": {"low": 1.0, "high": 0.5}}]}, ("regularizers", 0, "strength", "low")),
+        ({"regularizers": [{"kind": "l2", "strength": {"init": 1e5}}]}, ("regularizers", 0, "strength", "init")),
         ({"regularizers": [{"kind": "l2", "strength": {"fixed": -0.1}}]}, ("regularizers", 0, "strength", "fixed")),
-        ({"regularizers": [{"kind": "l2", "strength": {"fixed": 0.1, "init": 0.5}}]}, ("regularizers", 0, "strength")),
-        ({"regularizers": [{"kind": "l2", "strength": {"fixed": 0.1}}]}, ()),
+        ({"regularizers": [{"kind": "l2", "strength": {"fixed": 0.1, "init": 0.5}}]}, ("regularizers", 0, "strength", "init")),
+        ({"regularizers": [{"kind": "l2", "strength": {"fixed": 0.1}}]}, ("regularizers",)),
         ({"regularizers": [{"kind": "l1"}]}, ("regularizers", 0, "kind")),
         ({"model": {"kind": "mlp"}}, ("model", "kind")),
         ({"method": {"kind": "stn"}}, ("method",)),
-        ({"objective": {"loss": "squared_error"}}, ()),
+        ({"objective": {"loss": "squared_error"}}, ("objective", "loss")),
         ({"data": {"dataset": "d", "split": {"kind": "holdout", "valid": 0.6, "test": 0.4}}},
-         ("data", "split", "holdout")),
+         ("data", "split", "holdout", "test")),
         ({"data": {"dataset": "d", "split": {"kind": "kfold", "folds": 1}}}, ("data", "split", "kfold", "folds")),
-        ({"data": {"dataset": "d", "features": ["a", "a"]}}, ("data",)),
-        ({"data": {"dataset": "d", "features": ["target"]}}, ("data",)),
+        ({"data": {"dataset": "d", "features": ["a", "a"]}}, ("data", "features")),
+        ({"data": {"dataset": "d", "features": ["target"]}}, ("data", "features")),
         ({"budget": {"outer_steps": 0}}, ("budget", "outer_steps")),
         ({"method": {"kind": "implicit", "solver": {"kind": "identity"}, "step": {"kind": "lbfgs"}}},
-         ("method", "implicit")),
+         ("method", "implicit", "step")),
     ],
 )  # fmt: skip
 def test_a_mistake_is_refused_where_it_stands(change: dict[str, JsonValue], location: tuple[int | str, ...]):
