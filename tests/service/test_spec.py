@@ -77,25 +77,35 @@ def test_a_minimal_specification_has_every_default_filled_in():
         ({"labels": {"team": "\u0000"}}, ("labels", "team")),
         ({"regularizers": []}, ("regularizers",)),
         ({"regularizers": [{"kind": "l2", "strength": {"init": -1.0}}]}, ("regularizers", 0, "strength", "init")),
-        ({"regularizers": [{"kind": "l2", "strength": {"low": 1.0, "high": 0.5}}]}, ("regularizers", 0, "strength", "low")),
+        (
+            {"regularizers": [{"kind": "l2", "strength": {"low": 1.0, "high": 0.5}}]},
+            ("regularizers", 0, "strength", "low"),
+        ),
         ({"regularizers": [{"kind": "l2", "strength": {"init": 1e5}}]}, ("regularizers", 0, "strength", "init")),
         ({"regularizers": [{"kind": "l2", "strength": {"fixed": -0.1}}]}, ("regularizers", 0, "strength", "fixed")),
-        ({"regularizers": [{"kind": "l2", "strength": {"fixed": 0.1, "init": 0.5}}]}, ("regularizers", 0, "strength", "init")),
+        (
+            {"regularizers": [{"kind": "l2", "strength": {"fixed": 0.1, "init": 0.5}}]},
+            ("regularizers", 0, "strength", "init"),
+        ),
         ({"regularizers": [{"kind": "l2", "strength": {"fixed": 0.1}}]}, ("regularizers",)),
         ({"regularizers": [{"kind": "l1"}]}, ("regularizers", 0, "kind")),
         ({"model": {"kind": "mlp"}}, ("model", "kind")),
         ({"method": {"kind": "stn"}}, ("method",)),
         ({"objective": {"loss": "squared_error"}}, ("objective", "loss")),
-        ({"data": {"dataset": "d", "split": {"kind": "holdout", "valid": 0.6, "test": 0.4}}},
-         ("data", "split", "holdout", "test")),
+        (
+            {"data": {"dataset": "d", "split": {"kind": "holdout", "valid": 0.6, "test": 0.4}}},
+            ("data", "split", "holdout", "test"),
+        ),
         ({"data": {"dataset": "d", "split": {"kind": "kfold", "folds": 1}}}, ("data", "split", "kfold", "folds")),
         ({"data": {"dataset": "d", "features": ["a", "a"]}}, ("data", "features")),
         ({"data": {"dataset": "d", "features": ["target"]}}, ("data", "features")),
         ({"budget": {"outer_steps": 0}}, ("budget", "outer_steps")),
-        ({"method": {"kind": "implicit", "solver": {"kind": "identity"}, "step": {"kind": "lbfgs"}}},
-         ("method", "implicit", "step")),
+        (
+            {"method": {"kind": "implicit", "solver": {"kind": "identity"}, "step": {"kind": "lbfgs"}}},
+            ("method", "implicit", "step"),
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_is_refused_where_it_stands(change: dict[str, JsonValue], location: tuple[int | str, ...]):
     assert location in refused_at(change)
 
