@@ -1,0 +1,110 @@
+"""The seam between problems and methods: derivatives of two losses, however they are come by.
+
+After the four callables of Pedregosa's HOAG code and the `HypergradientOracle` of deepinv: an outer loop sees
+neither the model nor autograd.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from workers.learn.cost import Cost
+
+MatVec = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class InnerValue:
+    """The inner loss, a scalar tensor, and its gradient in `w`, [p]."""
+
+    value: Tensor
+    gradient: Tensor
+
+
+@dataclass(frozen=True)
+class OuterValue:
+    """The outer loss, a scalar tensor, with its partial gradients in `w` [p] and in `raw` [h]."""
+
+    value: Tensor
+    gradient: Tensor
+    raw_gradient: Tensor
+
+
+@dataclass(frozen=True)
+class Constants:
+    """Proven bounds of the two losses at given hyperparameters, for all `w`; what error bounds are made of.
+
+    `strong_convexity` μ is a lower bound, the others are upper bounds: `smoothness` L of ∂_w inner,
+    `hessian_lipschitz` of ∂²_w inner, `cross_lipschitz` of ∂²_{w raw} inner and `outer_smoothness` of ∂_w outer.
+    """
+
+    strong_convexity: float
+    smoothness: float
+    hessian_lipschitz: float
+    cross_lipschitz: float
+    outer_smoothness: float
+    outer_is_convex: bool
+
+
+class AbstractMetric(ABC):
+    """A change of variables w = S u in which the inner Hessian Sᵀ H S is closer to the identity.
+
+    S Sᵀ = M⁻¹ for an approximation M of H. All three are linear maps, [p] to [p].
+    """
+
+    @property
+    @abstractmethod
+    def cost(self) -> Cost:
+        """What computing it took beyond calls of the oracle."""
+
+    @abstractmethod
+    def forward(self, u: Tensor) -> Tensor:
+        """Return S u."""
+
+    @abstractmethod
+    def transpose(self, v: Tensor) -> Tensor:
+        """Return Sᵀ v."""
+
+    @abstractmethod
+    def inverse(self, w: Tensor) -> Tensor:
+        """Return S⁻¹ w."""
+
+
+class AbstractOracle(ABC):
+    """Values and derivatives of inner(w, raw) and outer(w, raw); everything detached from any graph.
+
+    An oracle may remember what it computed at the last `w` it was handed; answers depend on arguments only.
+    """
+
+    @abstractmethod
+    def inner(self, w: Tensor, raw: Tensor) -> InnerValue:
+        """Return the inner loss and ∂_w inner."""
+
+    @abstractmethod
+    def outer(self, w: Tensor, raw: Tensor) -> OuterValue:
+        """Return the outer loss, ∂_w outer and ∂_raw outer at fixed `w`."""
+
+    @abstractmethod
+    def hvp(self, w: Tensor, raw: Tensor) -> MatVec:
+        """Return v ↦ ∂²_{ww} inner · v, [p] to [p]; one operator, the same at every call."""
+
+    @abstractmethod
+    def cross(self, w: Tensor, raw: Tensor, q: Tensor) -> Tensor:
+        """Return (∂²_{w raw} inner)ᵀ q, [h]."""
+
+    @abstractmethod
+    def cross_forward(self, w: Tensor, raw: Tensor, direction: Tensor) -> Tensor:
+        """Return ∂²_{w raw} inner · direction, [p], for a direction [h] of the hyperparameters."""
+
+    @abstractmethod
+    def metric(self, raw: Tensor, w: Tensor | None) -> AbstractMetric | None:
+        """Return a metric at `raw` with curvature taken at `w` (None: a bound that holds at every `w`).
+
+        None where the oracle has none to offer.
+        """
+
+    @abstractmethod
+    def constants(self, raw: Tensor) -> Constants | None:
+        """Return proven constants at `raw`, or None where any of them is unknown."""

@@ -1,0 +1,134 @@
+"""A design matrix, dense or sparse, and its products from both sides."""
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+from workers.learn.errors import LearnError
+
+
+@dataclass(frozen=True, eq=False)
+class Design:
+    """X, [n, d], with Xᵀ kept beside it when it is sparse: a CSR matrix is slow to multiply from the other side."""
+
+    matrix: Tensor
+    transposed: Tensor
+    """[d, n]; a view if dense, a CSR matrix of its own if sparse."""
+
+    @property
+    def rows(self) -> int:
+        """n, the number of examples."""
+        return self.matrix.shape[0]
+
+    @property
+    def columns(self) -> int:
+        """d, the number of features."""
+        return self.matrix.shape[1]
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether only entries that are not zero are stored."""
+        return self.matrix.layout is torch.sparse_csr
+
+    @property
+    def entries(self) -> int:
+        """Number of stored entries: half of a product's floating-point operations per column."""
+        return self.matrix.values().numel() if self.is_sparse else self.matrix.numel()
+
+    def times(self, v: Tensor) -> Tensor:
+        """Return X v, [n, m], for v [d, m]; differentiable in v, twice and more."""
+        product: Tensor = _Product.apply(v, self.matrix, self.transposed)
+        return product
+
+    def transposed_times(self, r: Tensor) -> Tensor:
+        """Return Xᵀ r, [d, m], for r [n, m]."""
+        return self.transposed @ r
+
+    def squares_times(self, r: Tensor) -> Tensor:
+        """Return (X ∘ X)ᵀ r, [d, m], for r [n, m]."""
+        if not self.is_sparse:
+            return self.transposed.square() @ r
+        with warnings.catch_warnings():
+            _silence_sparse_notices()
+            squares = torch.sparse_csr_tensor(
+                self.transposed.crow_indices(),
+                self.transposed.col_indices(),
+                self.transposed.values().square(),
+                size=self.transposed.shape,
+                check_invariants=False,
+            )
+        return squares @ r
+
+    def gram(self, r: Tensor) -> Tensor:
+        """Return Xᵀ diag(r_j) X, [m, d, d], for weights r [n, m]. Dense: for few columns."""
+        dense = self.matrix.to_dense() if self.is_sparse else self.matrix
+        return torch.stack([dense.T @ (dense * column[:, None]) for column in r.unbind(1)])
+
+    def row_norms(self) -> Tensor:
+        """Return the Euclidean norm of every row, [n]."""
+        if not self.is_sparse:
+            return torch.linalg.vector_norm(self.matrix, dim=1)
+        starts = self.matrix.crow_indices().long()
+        rows = torch.repeat_interleave(
+            torch.arange(self.rows, device=starts.device), starts[1:] - starts[:-1]
+        )
+        squares = self.matrix.values().square()
+        return torch.zeros(self.rows, dtype=squares.dtype, device=squares.device).index_add_(
+            0, rows, squares
+        ).sqrt()
+
+
+class _Product(torch.autograd.Function):
+    """v ↦ A v with Aᵀ at hand, so that the gradient is a product too and no transpose is ever made."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, v: Tensor, matrix: Tensor, transposed: Tensor) -> Tensor:
+        ctx.matrices = (matrix, transposed)  # type: ignore[attr-defined]  # constants, not saved for backward
+        return matrix @ v
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        matrix, transposed = ctx.matrices  # type: ignore[attr-defined]
+        return _Product.apply(gradients[0], transposed, matrix), None, None
+
+
+Array = np.ndarray | scipy.sparse.sparray | scipy.sparse.spmatrix
+"""A matrix as it comes from files: dense, or any sparse format of scipy."""
+
+
+def design(array: Array, *, dtype: torch.dtype, device: torch.device) -> Design:
+    """Return the design of a numpy or scipy array [n, d], moved to the device once; sparse stays sparse.
+
+    Raises:
+        LearnError: not a matrix.
+    """
+    if array.ndim != 2:
+        raise LearnError(f"a design matrix has 2 dimensions; found {array.ndim}")
+    if isinstance(array, np.ndarray):
+        matrix = torch.as_tensor(np.ascontiguousarray(array)).to(dtype=dtype, device=device)
+        return Design(matrix, matrix.T)
+    csr = scipy.sparse.csr_array(array)
+    csr.sum_duplicates()
+    return Design(_csr(csr, dtype, device), _csr(csr.T.tocsr(), dtype, device))
+
+
+def _csr(array: scipy.sparse.csr_array, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with warnings.catch_warnings():
+        _silence_sparse_notices()
+        return torch.sparse_csr_tensor(
+            torch.as_tensor(array.indptr.astype(np.int64)),
+            torch.as_tensor(array.indices.astype(np.int64)),
+            torch.as_tensor(array.data),
+            size=array.shape,
+            check_invariants=False,  # scipy's CSR has just been made canonical
+        ).to(dtype=dtype, device=device)
+
+
+def _silence_sparse_notices() -> None:
+    """Within `catch_warnings`: torch announces once that CSR is young; we test what we use of it."""
+    warnings.filterwarnings("ignore", message="Sparse (CSR|invariant)", category=UserWarning)
