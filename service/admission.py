@@ -1,0 +1,171 @@
+"""Whether a job can run on its dataset, what may disappoint, and what it will take."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from service.estimate import Estimate, estimate, strengths_of
+from service.records import DatasetRecord
+from service.spec.data import ColumnSplit
+from service.spec.hyperparameters import Granularity
+from service.spec.job import Device, JobSpec, Precision
+from service.spec.linear import DirectSolver, NystromSolver
+from service.task import Refusal, Task, read_task
+
+LARGEST_DIRECT = 4096
+"""Weights up to which the Hessian is formed and factorised."""
+
+_FEW_ROWS_A_STRENGTH = 10
+
+
+@dataclass(frozen=True)
+class AdmissionWarning:
+    """What may disappoint, though the job can run."""
+
+    pointer: str
+    """JSON Pointer (RFC 6901) into the specification."""
+    code: str
+    """Stable, for programs."""
+    detail: str
+
+
+@dataclass(frozen=True)
+class Admission:
+    """What is to be said of a job before it is queued."""
+
+    refusals: tuple[Refusal, ...]
+    warnings: tuple[AdmissionWarning, ...]
+    estimate: Estimate | None
+    """None when it is refused."""
+
+    @property
+    def is_admitted(self) -> bool:
+        """Whether nothing stands against the job."""
+        return not self.refusals
+
+
+def admit(spec: JobSpec, dataset: DatasetRecord, *, gpu_online: bool | None = None) -> Admission:
+    """Judge a job by its specification and its dataset's record. Pure: it reads no rows.
+
+    The dry run and the creation of a job both answer with this.
+
+    Args:
+        spec: the job.
+        dataset: the dataset that `spec.data` names.
+        gpu_online: whether some worker with a GPU is alive; None if that is not known.
+    """
+    task = read_task(spec.data, dataset, loss=spec.loss)
+    if isinstance(task, list):
+        return Admission(tuple(task), (), None)
+    figures = estimate(spec, dataset, task)
+    refusals = tuple(_solver_refusals(spec, figures.weights))
+    if refusals:
+        return Admission(refusals, (), None)
+    warnings = (
+        *_device_warnings(spec, gpu_online=gpu_online),
+        *_strength_warnings(spec, task, figures),
+        *_part_warnings(spec, task),
+        *_memory_warnings(spec, figures),
+    )
+    return Admission((), warnings, figures)
+
+
+def _solver_refusals(spec: JobSpec, weights: int) -> Iterator[Refusal]:
+    solver = spec.method.solver
+    if isinstance(solver, DirectSolver) and weights > LARGEST_DIRECT:
+        yield Refusal(
+            "/method/solver",
+            f"'direct' factorises a matrix of {weights:,} × {weights:,}; up to {LARGEST_DIRECT:,} weights it can, "
+            "beyond them take 'cg'",
+        )
+    if isinstance(solver, NystromSolver) and solver.rank > weights:
+        yield Refusal("/method/solver/rank", f"the rank cannot exceed the number of weights, {weights:,}")
+
+
+def _device_warnings(spec: JobSpec, *, gpu_online: bool | None) -> Iterator[AdmissionWarning]:
+    if spec.resources.device is Device.CUDA and gpu_online is False:
+        yield AdmissionWarning(
+            "/resources/device", "no_gpu_worker", "no worker with a GPU is online: the job will wait until one is"
+        )
+    if spec.resources.precision is Precision.FLOAT32:
+        if spec.budget.tolerance < 1e-5:
+            yield AdmissionWarning(
+                "/budget/tolerance",
+                "beyond_precision",
+                "float32 does not resolve so small a hypergradient: take precision 'auto', or a tolerance of 1e-5",
+            )
+        if spec.verify:
+            yield AdmissionWarning(
+                "/resources/precision",
+                "coarse_evidence",
+                "in float32 the check of the hypergradient is good to about 1 %; 'auto' takes float64",
+            )
+
+
+def _strength_warnings(spec: JobSpec, task: Task, figures: Estimate) -> Iterator[AdmissionWarning]:
+    seen: set[tuple[Granularity, bool]] = set()
+    for place, regularizer in enumerate(spec.regularizers):
+        pointer = f"/regularizers/{place}/strength"
+        strength = regularizer.strength
+        if not strength.is_learned:
+            continue
+        many = strengths_of(regularizer, task, intercept=spec.model.intercept)
+        match strength.per:
+            case Granularity.CLASS if task.outputs == 1:
+                yield AdmissionWarning(
+                    f"{pointer}/per", "same_as_model", "the model has one output: 'class' is the same as 'model' here"
+                )
+            case Granularity.PARAMETER if task.outputs == 1:
+                yield AdmissionWarning(
+                    f"{pointer}/per",
+                    "same_as_feature",
+                    "the model has one output: 'parameter' is the same as 'feature' here",
+                )
+            case Granularity.FEATURE | Granularity.PARAMETER if many == 1:
+                yield AdmissionWarning(
+                    f"{pointer}/per", "same_as_model", "there is one weight: this is the same as 'model'"
+                )
+            case _:
+                pass
+        group = (strength.per, regularizer.biases)
+        if group in seen:
+            yield AdmissionWarning(
+                pointer,
+                "redundant_penalty",
+                "another learned penalty acts on the same weights in the same way: only their sum is determined",
+            )
+        seen.add(group)
+    rows = task.validation_rows
+    if figures.strengths > 1 and figures.strengths * _FEW_ROWS_A_STRENGTH > rows:
+        yield AdmissionWarning(
+            "/regularizers",
+            "many_strengths",
+            f"{figures.strengths:,} strengths are learned from {rows:,} validation rows: they may come to fit just "
+            "those rows; compare with the test part, or with one strength for the model",
+        )
+
+
+def _part_warnings(spec: JobSpec, task: Task) -> Iterator[AdmissionWarning]:
+    if not task.rows.test:
+        pointer = "/data/split/column" if isinstance(spec.data.split, ColumnSplit) else "/data/split/test"
+        yield AdmissionWarning(
+            pointer,
+            "no_test_part",
+            "no row is kept for testing: the validation loss, which the strengths are fitted to, is too optimistic",
+        )
+    if task.folds is not None and task.is_stratified and task.target.values is not None:
+        rare = sum(1 for count in task.target.values.values() if 0 < count < task.folds)
+        if rare:
+            yield AdmissionWarning(
+                "/data/split/folds", "rare_classes", f"{rare} classes have fewer rows than there are folds"
+            )
+
+
+def _memory_warnings(spec: JobSpec, figures: Estimate) -> Iterator[AdmissionWarning]:
+    allowed = spec.resources.memory_bytes
+    if allowed is not None and figures.memory_bytes > allowed:
+        yield AdmissionWarning(
+            "/resources/memory_bytes",
+            "memory",
+            f"the job needs about {figures.memory_bytes:,} bytes and will probably be stopped for taking more than "
+            f"{allowed:,}",
+        )
