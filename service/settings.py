@@ -62,6 +62,9 @@ class Settings(BaseSettings):
     checkpoint_seconds: float = 30.0
     record_seconds: float = Field(default=0.25, description="Points are recorded at most this late.")
     spool_bytes: int = Field(default=64 * 2**20, description="Points kept on disk while the database is away.")
+    threads: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="CPU threads of a job; null: as many as the worker may use."
+    )
     memory_bytes: int | None = Field(default=None, description="Host memory that a job may use; null: no limit.")
     retention_days: float | None = Field(default=None, description="Delete ended jobs after so long; null: never.")
     idempotency_hours: float = 24.0

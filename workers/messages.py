@@ -49,6 +49,10 @@ class Order(StrEnum):
     """The budget of time is spent: save, and fail."""
 
 
+LATE: Final = "the job did not end within its budget of wall-clock time"
+"""Why a job fails after `Order.DEADLINE`, whoever of the two writes it down."""
+
+
 class Phase(StrEnum):
     """What a runner is at."""
 
