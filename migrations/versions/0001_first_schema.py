@@ -249,7 +249,6 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("points")
-    op.drop_index("ix_job_labels_key_value", table_name="job_labels")
     op.drop_table("job_labels")
     op.drop_table("files")
     op.drop_table("events")
@@ -257,30 +256,9 @@ def downgrade() -> None:
     op.drop_table("attempts")
     op.drop_table("workers")
     op.drop_table("sweeps")
-    op.drop_index("ix_outbox_subject", table_name="outbox")
     op.drop_table("outbox")
     op.drop_table("leaders")
-    op.drop_index("ix_jobs_status", table_name="jobs")
-    op.drop_index(
-        "ix_jobs_queue",
-        table_name="jobs",
-        postgresql_where=sa.text(IS_QUEUED),
-        sqlite_where=sa.text(IS_QUEUED),
-    )
-    op.drop_index("ix_jobs_method", table_name="jobs")
-    op.drop_index(
-        "ix_jobs_held",
-        table_name="jobs",
-        postgresql_where=sa.text(IS_HELD),
-        sqlite_where=sa.text(IS_HELD),
-    )
-    op.drop_index("ix_jobs_ended_at", table_name="jobs")
-    op.drop_index("ix_jobs_dataset", table_name="jobs")
-    op.drop_index("ix_jobs_created_at", table_name="jobs")
     op.drop_table("jobs")
-    op.drop_index("ix_idempotency_keys_created_at", table_name="idempotency_keys")
     op.drop_table("idempotency_keys")
-    op.drop_index("ix_datasets_name", table_name="datasets")
-    op.drop_index("ix_datasets_created_at", table_name="datasets")
     op.drop_table("datasets")
     op.drop_table("api_keys")

@@ -68,7 +68,7 @@ def move(
     *conditions: ColumnElement[bool],
     values: Mapping[str, object] | None = None,
     failure: Ending | None = None,
-    held_until: ColumnElement[object] | None = None,
+    held_until: ColumnElement[datetime] | None = None,
 ) -> Sequence[RowMapping]:
     """Change the status of the jobs that meet the conditions, in one UPDATE, and say so in their events.
 
@@ -106,7 +106,7 @@ def move(
     if any(each.target.is_final or each.source.is_final for each in moves):
         settings["ended_at"] = where(lambda each: each.target.is_final, database_now(), otherwise=null())
     if any(each.lets_go for each in moves):
-        until: ColumnElement[datetime] = database_now() if held_until is None else held_until
+        until = database_now() if held_until is None else held_until
         held = seconds_between(jobs.c.held_since, until)
         total = jobs.c.run_seconds
         settings["run_seconds"] = where(lambda each: each.lets_go, total + held, otherwise=total)
