@@ -124,8 +124,8 @@ def _target_refusals(target: ColumnRecord, loss: Loss) -> list[Refusal]:
         return refusal(f"squared_error needs numbers, the target is {target.type.value}: take cross_entropy")
     if target.type is ColumnType.NUMBER:
         return refusal(
-            "cross_entropy needs classes (integers, booleans or texts), the target has values that are no whole "
-            "numbers: take squared_error"
+            "cross_entropy needs classes (integers, booleans or texts), the target is of type number: "
+            "take squared_error"
         )
     if target.values is None:
         return refusal("the target has too many distinct values for classes: at most 1,000 are taken")
