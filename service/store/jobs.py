@@ -4,10 +4,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import Connection, Executable, RowMapping, case, delete, func, insert, select, tuple_, update
+from sqlalchemy import Connection, RowMapping, case, delete, func, select, update
 
 from service.errors import NotFound, StaleVersion, StateConflict
-from service.identifiers import new_id
 from service.records import (
     FINAL,
     AttemptRecord,
@@ -19,14 +18,16 @@ from service.records import (
 )
 from service.spec.job import JobSpec
 from service.store.clock import database_now
+from service.store.creation import insert_job, insert_labels
 from service.store.database import Database
+from service.store.deletion import delete_jobs
 from service.store.events import events_after
 from service.store.idempotency import IdempotencyClaim, answer_once
 from service.store.job_rows import attempt_record, job_record
-from service.store.outbox import forget_files
+from service.store.listing import newest_first
 from service.store.reasons import reasons
-from service.store.transitions import Move, move, ring, status_body
-from service.tables import attempts, checkpoints, events, files, job_labels, jobs
+from service.store.transitions import Move, move
+from service.tables import attempts, files, job_labels, jobs
 
 _CANCEL: Final = (
     Move(JobStatus.QUEUED, JobStatus.CANCELLED),
@@ -67,16 +68,8 @@ class Jobs:
         """
         if (idempotency is None) != (answer is None):
             raise ValueError("idempotency and answer go together: a key without an answer would not be replayed")
-        job_id = new_id("job")
         with self._database.write() as connection:
-            row = connection.execute(_insertion(job_id, spec)).mappings().one()
-            _insert_labels(connection, job_id, spec.labels)
-            connection.execute(
-                insert(events).values(
-                    job_id=job_id, seq=row["seq"], kind="status", body=status_body(row), at=row["created_at"]
-                )
-            )
-            ring(connection, [job_id])
+            row = insert_job(connection, spec)
             record = self._record(connection, row)
             if idempotency is not None and answer is not None:
                 answer_once(connection, idempotency, answer(record))
@@ -183,7 +176,7 @@ class Jobs:
                 raise StaleVersion
             if labels is not None:
                 connection.execute(delete(job_labels).where(job_labels.c.job_id == job_id))
-                _insert_labels(connection, job_id, labels)
+                insert_labels(connection, job_id, labels)
             return self._record(connection, row)
 
     def delete(self, job_id: str) -> list[str]:
@@ -303,74 +296,13 @@ class Jobs:
             limit: at most so many.
             before: (created_at, id) of the last job of the page before; None for the first page.
         """
-        query = select(jobs).order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(limit)
-        if statuses:
-            query = query.where(jobs.c.status.in_([status.value for status in statuses]))
-        if method is not None:
-            query = query.where(jobs.c.method == method)
-        for key, value in (labels or {}).items():
-            query = query.where(
-                select(job_labels.c.job_id)
-                .where(job_labels.c.job_id == jobs.c.id, job_labels.c.key == key, job_labels.c.value == value)
-                .exists()
-            )
-        if created_after is not None:
-            query = query.where(jobs.c.created_at > created_after)
-        if before is not None:
-            query = query.where(tuple_(jobs.c.created_at, jobs.c.id) < tuple_(*before))
+        query = newest_first(
+            statuses=statuses, method=method, labels=labels or {}, created_after=created_after, before=before
+        ).limit(limit)
         with self._database.read() as connection:
             rows = connection.execute(query).mappings().all()
             why = reasons(connection, rows, worker_timeout_seconds=self._worker_timeout_seconds)
         return [job_record(row, why.get(row["id"])) for row in rows]
-
-
-def delete_jobs(connection: Connection, job_ids: Sequence[str]) -> list[str]:
-    """Delete jobs within the running transaction, note their files in the outbox, return the keys."""
-    keys = [
-        key
-        for table in (files, checkpoints)
-        for key in connection.scalars(select(table.c.key).where(table.c.job_id.in_(job_ids)))
-    ]
-    connection.execute(delete(jobs).where(jobs.c.id.in_(job_ids)))
-    forget_files(connection, keys)
-    return keys
-
-
-def _insertion(job_id: str, spec: JobSpec) -> Executable:
-    now = database_now()
-    return (
-        insert(jobs)
-        .values(
-            id=job_id,
-            name=spec.name,
-            labels=dict(spec.labels),
-            priority=spec.priority,
-            status=JobStatus.QUEUED.value,
-            spec=spec.model_dump(mode="json"),
-            method=spec.method.kind,
-            device=spec.resources.device.value,
-            dataset=spec.data.dataset,
-            version=1,
-            seq=1,
-            attempt=0,
-            lost_attempts=0,
-            max_attempts=spec.max_attempts,
-            steps_done=0,
-            steps_before=0,
-            steps_of=spec.budget.outer_steps,
-            run_seconds=0.0,
-            created_at=now,
-            queued_at=now,
-        )
-        .returning(*jobs.c)
-    )
-
-
-def _insert_labels(connection: Connection, job_id: str, labels: Mapping[str, str]) -> None:
-    if labels:
-        connection.execute(
-            insert(job_labels), [{"job_id": job_id, "key": key, "value": value} for key, value in labels.items()]
-        )
 
 
 def _row(connection: Connection, job_id: str) -> RowMapping:

@@ -3,23 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Double,
-    RowMapping,
-    Select,
-    and_,
-    case,
-    cast,
-    delete,
-    func,
-    insert,
-    literal,
-    or_,
-    select,
-    update,
-)
+from sqlalchemy import Connection, RowMapping, delete, insert, update
 
 from service.records import (
     HELD,
@@ -32,18 +16,18 @@ from service.records import (
     JsonObject,
     Lease,
 )
-from service.spec.job import Device
-from service.store.clock import database_now, seconds_between
+from service.store import sweeps
+from service.store.checkpoints import drop_all, keep_newest
+from service.store.claiming import next_for, take_next
+from service.store.clock import database_now
 from service.store.database import Database
 from service.store.outbox import forget_files
+from service.store.reaping import LOSE, RELEASE, after_loss, extend_leases, take_silent
 from service.store.recording import NewPoint, record
-from service.store.states import is_held, is_queued
 from service.store.transitions import Ending, Move, end_attempts, held_by, move, only
-from service.tables import attempts, checkpoints, files, jobs, sweeps, workers
+from service.tables import files, jobs
 
-_CHECKPOINTS_KEPT: Final = 2
-_LONGEST_DOUBLING: Final = 10
-"""The wait after a loss stops to double at 2¹⁰ times the first."""
+_REAPING: Final = "reap"
 
 _SUCCEED: Final = tuple(Move(status, JobStatus.SUCCEEDED) for status in sorted(HELD))
 _FAIL: Final = (
@@ -51,15 +35,6 @@ _FAIL: Final = (
     Move(JobStatus.PAUSING, JobStatus.FAILED),
     # A cancelled job that fails while it stops is what the client asked for: cancelled.
     Move(JobStatus.CANCELLING, JobStatus.CANCELLED),
-)
-_RELEASE: Final = (
-    Move(JobStatus.RUNNING, JobStatus.QUEUED),
-    Move(JobStatus.PAUSING, JobStatus.PAUSED),
-    Move(JobStatus.CANCELLING, JobStatus.CANCELLED),
-)
-_LOSE: Final = (
-    Move(JobStatus.RUNNING, JobStatus.FAILED, when=jobs.c.lost_attempts + 1 >= jobs.c.max_attempts),
-    *_RELEASE,
 )
 
 
@@ -81,50 +56,13 @@ class Leases:
             device: of the worker: `cpu`, or `cuda:N`.
             lease_seconds: how long the worker may be silent before it loses the job.
         """
-        candidate = _candidate(device)
         if self._database.is_sqlite:
             # Looking first is free, whereas a transaction that writes keeps all others from writing.
             with self._database.read() as connection:
-                if connection.scalar(candidate) is None:
+                if connection.scalar(next_for(device)) is None:
                     return None
         with self._database.write() as connection:
-            taken = move(
-                connection,
-                [Move(JobStatus.QUEUED, JobStatus.RUNNING)],
-                jobs.c.id == candidate.with_for_update(skip_locked=True).scalar_subquery(),
-                values={
-                    "attempt": jobs.c.attempt + 1,
-                    "worker_id": worker_id,
-                    "started_at": func.coalesce(jobs.c.started_at, database_now()),
-                    "held_since": database_now(),
-                    "renewed_at": database_now(),
-                    "lease_expires_at": database_now(lease_seconds),
-                    "not_before": None,
-                },
-            )
-            if not taken:
-                return None
-            row = taken[0]
-            host = select(workers.c.host).where(workers.c.id == worker_id).scalar_subquery()
-            connection.execute(
-                insert(attempts).values(
-                    job_id=row["id"],
-                    number=row["attempt"],
-                    worker_id=worker_id,
-                    host=func.coalesce(host, ""),
-                    device=device,
-                    started_at=row["held_since"],
-                    steps_from=row["steps_done"],
-                    log_tail="",
-                )
-            )
-            return Claim(
-                lease=Lease(job_id=row["id"], attempt=row["attempt"]),
-                spec=row["spec"],
-                checkpoints=tuple(_checkpoints(connection, row["id"])),
-                steps_done=row["steps_done"],
-                run_seconds=row["run_seconds"],
-            )
+            return take_next(connection, worker_id, device=device, lease_seconds=lease_seconds)
 
     def renew(self, lease: Lease, *, lease_seconds: float) -> JobStatus:
         """Give a sign of life; hear whether the job is to go on, pause or stop.
@@ -171,7 +109,6 @@ class Leases:
             LeaseLost: another attempt has begun; nothing was written.
             ValueError: the checkpoint is ahead of the points, and a resumed run would leave a gap.
         """
-        mine = [checkpoints.c.job_id == lease.job_id, checkpoints.c.attempt == lease.attempt]
         with self._database.write(durable=False) as connection:
             row = _renewed(connection, lease, lease_seconds)
             if checkpoint.step > row["steps_done"]:
@@ -179,25 +116,7 @@ class Leases:
                     f"the checkpoint is of step {checkpoint.step}, but {row['steps_done']} points are recorded: "
                     "record first"
                 )
-            again = connection.scalars(
-                delete(checkpoints).where(*mine, checkpoints.c.step == checkpoint.step).returning(checkpoints.c.key)
-            ).all()
-            connection.execute(
-                insert(checkpoints).values(
-                    job_id=lease.job_id,
-                    attempt=lease.attempt,
-                    step=checkpoint.step,
-                    key=checkpoint.key,
-                    sha256=checkpoint.sha256,
-                )
-            )
-            kept = _checkpoints(connection, lease.job_id)[:_CHECKPOINTS_KEPT]
-            old = connection.scalars(
-                delete(checkpoints)
-                .where(checkpoints.c.job_id == lease.job_id, checkpoints.c.key.not_in([each.key for each in kept]))
-                .returning(checkpoints.c.key)
-            ).all()
-            gone = [key for key in (*again, *old) if key != checkpoint.key]
+            gone = keep_newest(connection, lease, checkpoint)
             forget_files(connection, gone)
             return gone
 
@@ -215,9 +134,7 @@ class Leases:
             only(rows)
             end_attempts(connection, rows, lost=False, failure=None, log_tail=log_tail)
             _replace_files(connection, lease.job_id, files)
-            keys = connection.scalars(
-                delete(checkpoints).where(checkpoints.c.job_id == lease.job_id).returning(checkpoints.c.key)
-            ).all()
+            keys = drop_all(connection, lease.job_id)
             gone = [key for key in keys if key not in {each.key for each in files}]
             forget_files(connection, gone)
             return gone
@@ -254,7 +171,7 @@ class Leases:
         """
         if outcome not in (AttemptOutcome.DRAINED, AttemptOutcome.PAUSED, AttemptOutcome.CANCELLED):
             raise ValueError(f"a job is released as drained, paused or cancelled, not as {outcome}")
-        return self._let_go(_RELEASE, lease, failure=None, lost=False, log_tail=log_tail)
+        return self._let_go(RELEASE, lease, failure=None, lost=False, log_tail=log_tail)
 
     def lose(
         self,
@@ -281,12 +198,12 @@ class Leases:
             LeaseLost: another attempt has begun; nothing was written.
         """
         return self._let_go(
-            _LOSE,
+            LOSE,
             lease,
             failure=Ending(failure_code, detail, retryable=True),
             lost=True,
             log_tail=log_tail,
-            values=_after_loss(backoff_seconds),
+            values=after_loss(backoff_seconds),
         )
 
     def reap(self, *, lease_seconds: float, backoff_seconds: float) -> list[str]:
@@ -303,28 +220,18 @@ class Leases:
         Returns:
             Ids of the jobs that were taken.
         """
-        cause = Ending(FailureCode.WORKER_LOST, "the worker fell silent for longer than its lease", retryable=True)
         with self._database.write() as connection:
-            if self._was_away(connection, lease_seconds):
-                _extend_all(connection, lease_seconds)
+            silence = sweeps.last(connection, _REAPING)
+            sweeps.note(connection, self._database, _REAPING)
+            if silence is not None and silence > lease_seconds:
+                extend_leases(connection, lease_seconds)
                 return []
-            rows = move(
-                connection,
-                _LOSE,
-                is_held,
-                jobs.c.lease_expires_at < database_now(),
-                values=_after_loss(backoff_seconds),
-                failure=cause,
-                # What it did after its last sign of life is not known and not charged.
-                held_until=jobs.c.renewed_at,
-            )
-            end_attempts(connection, rows, lost=True, failure=cause, log_tail=None)
-            return [row["id"] for row in rows]
+            return take_silent(connection, backoff_seconds=backoff_seconds)
 
     def extend_all(self, seconds: float) -> None:
         """Let every lease last for `seconds` from now at least: after the database was away."""
         with self._database.write() as connection:
-            _extend_all(connection, seconds)
+            extend_leases(connection, seconds)
 
     def _let_go(
         self,
@@ -342,31 +249,6 @@ class Leases:
             end_attempts(connection, rows, lost=lost, failure=failure, log_tail=log_tail)
             return JobStatus(row["status"])
 
-    def _was_away(self, connection: Connection, lease_seconds: float) -> bool:
-        """Tell whether the last reaping is longer ago than a lease, and note this one."""
-        name = "reap"
-        silence = connection.scalar(
-            select(seconds_between(sweeps.c.at, database_now())).where(sweeps.c.name == name).with_for_update()
-        )
-        insertion = self._database.insert(sweeps).values(name=name, at=database_now())
-        connection.execute(
-            insertion.on_conflict_do_update(index_elements=[sweeps.c.name], set_={"at": insertion.excluded.at})
-        )
-        return silence is not None and silence > lease_seconds
-
-
-def _candidate(device: str) -> Select[tuple[str]]:
-    """Choose the id of the job that a worker with `device` takes next."""
-    due = or_(jobs.c.not_before.is_(None), jobs.c.not_before <= database_now())
-    order: list[ColumnElement[object]] = [jobs.c.queued_at, jobs.c.id]
-    fits = [is_queued, due]
-    if device == Device.CPU:
-        fits.append(jobs.c.device != Device.CUDA.value)
-    else:
-        rank = {Device.CUDA.value: 0, Device.AUTO.value: 1, Device.CPU.value: 2}
-        order.insert(0, case(rank, value=jobs.c.device))
-    return select(jobs.c.id).where(*fits).order_by(jobs.c.priority.desc(), *order).limit(1)
-
 
 def _renewed(connection: Connection, lease: Lease, lease_seconds: float) -> RowMapping:
     """Renew a lease: the first statement of every fenced write that leaves the status as it is."""
@@ -377,19 +259,6 @@ def _renewed(connection: Connection, lease: Lease, lease_seconds: float) -> RowM
         .returning(jobs.c.status, jobs.c.steps_done)
     )
     return only(connection.execute(statement).mappings().all())
-
-
-def _checkpoints(connection: Connection, job_id: str) -> list[Checkpoint]:
-    """Return the checkpoints of a job, newest first.
-
-    The attempt comes first: one that found the newest checkpoint damaged went on from an older step.
-    """
-    query = (
-        select(checkpoints)
-        .where(checkpoints.c.job_id == job_id)
-        .order_by(checkpoints.c.attempt.desc(), checkpoints.c.step.desc())
-    )
-    return [Checkpoint(key=row.key, sha256=row.sha256, step=row.step) for row in connection.execute(query)]
 
 
 def _replace_files(connection: Connection, job_id: str, made: Sequence[FileRecord]) -> None:
@@ -408,21 +277,3 @@ def _replace_files(connection: Connection, job_id: str, made: Sequence[FileRecor
                 for each in made
             ],
         )
-
-
-def _after_loss(backoff_seconds: float) -> dict[str, object]:
-    doublings = case((jobs.c.lost_attempts < _LONGEST_DOUBLING, jobs.c.lost_attempts), else_=_LONGEST_DOUBLING)
-    wait = literal(backoff_seconds, Double) * cast(literal(1).bitwise_lshift(doublings), Double)
-    requeued = and_(jobs.c.status == JobStatus.RUNNING.value, jobs.c.lost_attempts + 1 < jobs.c.max_attempts)
-    return {
-        "lost_attempts": jobs.c.lost_attempts + 1,
-        "not_before": case((requeued, database_now(wait)), else_=jobs.c.not_before),
-    }
-
-
-def _extend_all(connection: Connection, seconds: float) -> None:
-    connection.execute(
-        update(jobs)
-        .where(is_held, jobs.c.lease_expires_at < database_now(seconds))
-        .values(lease_expires_at=database_now(seconds))
-    )

@@ -5,13 +5,14 @@ from typing import Final
 
 from sqlalchemy import delete, func, or_, select
 
-from service.store.clock import database_now, seconds_between
+from service.store import sweeps
+from service.store.clock import database_now
 from service.store.database import Database
+from service.store.deletion import delete_jobs
 from service.store.idempotency import forget_answers
-from service.store.jobs import delete_jobs
 from service.store.outbox import OutboxEntry, OutboxKind
 from service.store.states import is_final, is_queued
-from service.tables import datasets, jobs, leaders, outbox, sweeps
+from service.tables import datasets, jobs, leaders, outbox
 
 _SWEEP: Final = "sweep"
 _JOBS_AT_ONCE: Final = 100
@@ -76,17 +77,13 @@ class Maintenance:
 
     def last_sweep(self) -> float | None:
         """Return the seconds since the last sweep, by the database's clock; None before the first."""
-        query = select(seconds_between(sweeps.c.at, database_now())).where(sweeps.c.name == _SWEEP)
         with self._database.read() as connection:
-            return connection.scalar(query)
+            return sweeps.last(connection, _SWEEP)
 
     def mark_sweep(self) -> None:
         """Note that a sweep was made now."""
-        statement = self._database.insert(sweeps).values(name=_SWEEP, at=database_now())
         with self._database.write(durable=False) as connection:
-            connection.execute(
-                statement.on_conflict_do_update(index_elements=[sweeps.c.name], set_={"at": statement.excluded.at})
-            )
+            sweeps.note(connection, self._database, _SWEEP)
 
     def queued_depth(self) -> int:
         """Return how many jobs could be claimed now."""
