@@ -21,6 +21,7 @@ class AutogradOracle(AbstractOracle):
         self._problem = problem
 
     def inner(self, w: Tensor, raw: Tensor) -> InnerValue:
+        """See `AbstractOracle.inner`."""
         with torch.enable_grad():
             at = w.detach().requires_grad_()
             value = self._problem.inner(at, raw.detach())
@@ -28,6 +29,7 @@ class AutogradOracle(AbstractOracle):
         return InnerValue(value.detach(), gradient)
 
     def outer(self, w: Tensor, raw: Tensor) -> OuterValue:
+        """See `AbstractOracle.outer`."""
         with torch.enable_grad():
             at, at_raw = w.detach().requires_grad_(), raw.detach().requires_grad_()
             value = self._problem.outer(at, at_raw)
@@ -36,6 +38,7 @@ class AutogradOracle(AbstractOracle):
         return OuterValue(value.detach(), gradient, raw_gradient)
 
     def hvp(self, w: Tensor, raw: Tensor) -> MatVec:
+        """See `AbstractOracle.hvp`."""
         with torch.enable_grad():
             at = w.detach().requires_grad_()
             (gradient,) = grad(self._problem.inner(at, raw.detach()), at, create_graph=True)
@@ -46,24 +49,26 @@ class AutogradOracle(AbstractOracle):
         return product
 
     def cross(self, w: Tensor, raw: Tensor, q: Tensor) -> Tensor:
+        """See `AbstractOracle.cross`."""
         with torch.enable_grad():
             at, at_raw = w.detach().requires_grad_(), raw.detach().requires_grad_()
             (gradient,) = grad(self._problem.inner(at, at_raw), at, create_graph=True)
             return grad(gradient, at_raw, q, allow_unused=True, materialize_grads=True)[0]
 
     def cross_forward(self, w: Tensor, raw: Tensor, direction: Tensor) -> Tensor:
+        """See `AbstractOracle.cross_forward`."""
         with torch.enable_grad():
             at, at_raw = w.detach().requires_grad_(), raw.detach().requires_grad_()
             (gradient,) = grad(self._problem.inner(at, at_raw), at, create_graph=True)
             # Jᵀ v is linear in v, and the derivative of ⟨Jᵀ v, direction⟩ in v is J · direction.
             v = torch.zeros_like(at).requires_grad_()
-            (transposed,) = grad(
-                gradient, at_raw, v, create_graph=True, allow_unused=True, materialize_grads=True
-            )
+            (transposed,) = grad(gradient, at_raw, v, create_graph=True, allow_unused=True, materialize_grads=True)
             return grad(transposed, v, direction, allow_unused=True, materialize_grads=True)[0]
 
     def metric(self, raw: Tensor, w: Tensor | None) -> AbstractMetric | None:  # noqa: ARG002 (none is known)
+        """See `AbstractOracle.metric`."""
         return None
 
     def constants(self, raw: Tensor) -> Constants | None:  # noqa: ARG002 (none is known)
+        """See `AbstractOracle.constants`."""
         return None

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -25,16 +25,14 @@ class Hyperparameter:
     name: str
     initial: float | Tensor
     shape: tuple[int, ...] = ()
-    transform: AbstractTransform = Exp()
+    transform: AbstractTransform = field(default_factory=Exp)
     low: float | None = None
     high: float | None = None
 
     def __post_init__(self) -> None:
         initial = torch.as_tensor(self.initial, dtype=torch.float64)
         if initial.ndim > 0 and tuple(initial.shape) != self.shape:
-            raise LearnError(
-                f"{self.name}: initial values have shape {tuple(initial.shape)}; expected {self.shape}"
-            )
+            raise LearnError(f"{self.name}: initial values have shape {tuple(initial.shape)}; expected {self.shape}")
         low, high = self.raw_bounds
         raw = self.transform.inverse(initial)
         if not bool(torch.isfinite(raw).all()) or bool((raw < low).any()) or bool((raw > high).any()):
@@ -86,9 +84,7 @@ class HyperparameterSpace:
         return tuple(
             name
             for block in self.blocks
-            for name in (
-                (block.name,) if block.shape == () else (f"{block.name}[{i}]" for i in range(block.size))
-            )
+            for name in ((block.name,) if block.shape == () else (f"{block.name}[{i}]" for i in range(block.size)))
         )
 
     def initial(self, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -142,8 +138,7 @@ class HyperparameterSpace:
         """Return the natural rates of change, by name, when `raw` [h] moves along `direction` [h]."""
         moved = zip(self.blocks, self._split(raw), self._split(direction), strict=True)
         return {
-            block.name: (block.transform.derivative(part) * rate).reshape(block.shape)
-            for block, part, rate in moved
+            block.name: (block.transform.derivative(part) * rate).reshape(block.shape) for block, part, rate in moved
         }
 
     def _split(self, raw: Tensor) -> Sequence[Tensor]:

@@ -100,9 +100,7 @@ class AbstractMethod(ABC, Generic[P, S]):
         """
 
 
-def run(
-    method: AbstractMethod[P, S], problem: P, state: S, *, max_steps: int
-) -> Iterator[tuple[S, TrajectoryPoint]]:
+def run(method: AbstractMethod[P, S], problem: P, state: S, *, max_steps: int) -> Iterator[tuple[S, TrajectoryPoint]]:
     """Step until the method converges, the numbers break, or `max_steps` points are reported in all.
 
     A generator: whoever iterates decides about storing, checkpointing and cancelling.

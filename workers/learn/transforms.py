@@ -28,12 +28,15 @@ class Identity(AbstractTransform):
     """The whole real line: value = raw."""
 
     def __call__(self, raw: Tensor) -> Tensor:
+        """See `AbstractTransform.__call__`."""
         return raw
 
     def inverse(self, value: Tensor) -> Tensor:
+        """See `AbstractTransform.inverse`."""
         return value
 
     def derivative(self, raw: Tensor) -> Tensor:
+        """See `AbstractTransform.derivative`."""
         return torch.ones_like(raw)
 
 
@@ -42,12 +45,15 @@ class Exp(AbstractTransform):
     """Positive numbers: value = exp(raw), so that steps are multiplicative, as strengths want."""
 
     def __call__(self, raw: Tensor) -> Tensor:
+        """See `AbstractTransform.__call__`."""
         return raw.exp()
 
     def inverse(self, value: Tensor) -> Tensor:
+        """See `AbstractTransform.inverse`."""
         return value.log()
 
     def derivative(self, raw: Tensor) -> Tensor:
+        """See `AbstractTransform.derivative`."""
         return raw.exp()
 
 
@@ -59,11 +65,14 @@ class Interval(AbstractTransform):
     high: float = 1.0
 
     def __call__(self, raw: Tensor) -> Tensor:
+        """See `AbstractTransform.__call__`."""
         return self.low + (self.high - self.low) * torch.sigmoid(raw)
 
     def inverse(self, value: Tensor) -> Tensor:
+        """See `AbstractTransform.inverse`."""
         return torch.logit((value - self.low) / (self.high - self.low))
 
     def derivative(self, raw: Tensor) -> Tensor:
+        """See `AbstractTransform.derivative`."""
         at = torch.sigmoid(raw)
         return (self.high - self.low) * at * (1.0 - at)

@@ -75,7 +75,8 @@ def random_direction(raw: Tensor, *, seed: int) -> Tensor:
     """Return a direction of unit length in the space of raw hyperparameters, [h], the same on every device."""
     generator = torch.Generator().manual_seed(seed)
     direction = torch.randn(raw.shape, generator=generator, dtype=torch.float64)
-    return (direction / torch.linalg.vector_norm(direction)).to(dtype=raw.dtype, device=raw.device)
+    unit: Tensor = direction / torch.linalg.vector_norm(direction)
+    return unit.to(dtype=raw.dtype, device=raw.device)
 
 
 def directional_check(

@@ -29,27 +29,34 @@ class WhitenedOracle(AbstractOracle):
         self._last: tuple[Tensor, int, Tensor] | None = None
 
     def inner(self, w: Tensor, raw: Tensor) -> InnerValue:
+        """See `AbstractOracle.inner`."""
         at = self._oracle.inner(self.original(w), raw)
         return InnerValue(at.value, self._metric.transpose(at.gradient))
 
     def outer(self, w: Tensor, raw: Tensor) -> OuterValue:
+        """See `AbstractOracle.outer`."""
         at = self._oracle.outer(self.original(w), raw)
         return OuterValue(at.value, self._metric.transpose(at.gradient), at.raw_gradient)
 
     def hvp(self, w: Tensor, raw: Tensor) -> MatVec:
+        """See `AbstractOracle.hvp`."""
         product = self._oracle.hvp(self.original(w), raw)
         return lambda v: self._metric.transpose(product(self._metric.forward(v)))
 
     def cross(self, w: Tensor, raw: Tensor, q: Tensor) -> Tensor:
+        """See `AbstractOracle.cross`."""
         return self._oracle.cross(self.original(w), raw, self._metric.forward(q))
 
     def cross_forward(self, w: Tensor, raw: Tensor, direction: Tensor) -> Tensor:
+        """See `AbstractOracle.cross_forward`."""
         return self._metric.transpose(self._oracle.cross_forward(self.original(w), raw, direction))
 
     def metric(self, raw: Tensor, w: Tensor | None) -> AbstractMetric | None:  # noqa: ARG002 (it has been used)
+        """See `AbstractOracle.metric`."""
         return None
 
     def constants(self, raw: Tensor) -> Constants | None:  # noqa: ARG002 (they hold in the other coordinates)
+        """See `AbstractOracle.constants`."""
         return None
 
     def original(self, u: Tensor) -> Tensor:

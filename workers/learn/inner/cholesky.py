@@ -28,6 +28,7 @@ class Cholesky(AbstractInnerSolver):
     max_iterations: int = 100
 
     def solve(self, oracle: AbstractOracle, raw: Tensor, w0: Tensor, *, tol: float) -> InnerSolution:
+        """See `AbstractInnerSolver.solve`."""
         metric = oracle.metric(raw, None)
         if metric is None:
             raise LearnError("Cholesky steps need an oracle that offers a metric; L-BFGS does not")

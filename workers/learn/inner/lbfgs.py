@@ -34,6 +34,7 @@ class LBFGS(AbstractInnerSolver):
     """Length of t in the very first step; None for min(1, 1/‖gradient‖). One fits preconditioned problems."""
 
     def solve(self, oracle: AbstractOracle, raw: Tensor, w0: Tensor, *, tol: float) -> InnerSolution:
+        """See `AbstractInnerSolver.solve`."""
         at = oracle.inner(w0, raw)
         w, value, norm = w0, float(at.value), float(torch.linalg.vector_norm(at.gradient))
         pairs = Pairs.empty(w0, self.memory)
@@ -79,9 +80,7 @@ class LBFGS(AbstractInnerSolver):
             value = found.value
             if stalled >= _STALLED:
                 break
-        return InnerSolution(
-            w, value, at.gradient, norm, iterations, norm <= tol, Cost(iterations, gradients, 0, 0)
-        )
+        return InnerSolution(w, value, at.gradient, norm, iterations, norm <= tol, Cost(iterations, gradients, 0, 0))
 
 
 @dataclass(frozen=True)
@@ -131,4 +130,5 @@ class Pairs:
         middle = np.diag(np.diag(self.sy)) + gamma * self.yy
         of_s = scipy.linalg.solve_triangular(upper, middle @ u - gamma * yg, lower=False, trans="T")
         coefficients = torch.as_tensor(np.stack([of_s, -gamma * u]), dtype=self.s.dtype, device=self.s.device)
-        return -(gamma * gradient + coefficients[0] @ self.s + coefficients[1] @ self.y)
+        change: Tensor = gamma * gradient + coefficients[0] @ self.s + coefficients[1] @ self.y
+        return -change

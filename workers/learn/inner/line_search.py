@@ -58,9 +58,8 @@ def wolfe(
         flat = trial.value <= start.value + resolution and trial.slope <= (2 * armijo - 1) * start.slope
         if (decrease or flat) and abs(trial.slope) <= curvature * abs(start.slope):
             return trial, count
-        if not (decrease or flat) or (high is not None and trial.value > low.value + resolution):
-            high = trial
-        elif trial.slope >= 0:
+        worse = high is not None and trial.value > low.value + resolution
+        if not (decrease or flat) or worse or trial.slope >= 0:
             high = trial
         else:
             low = trial

@@ -30,6 +30,7 @@ class NewtonCG(AbstractInnerSolver):
     """Hessian products for one direction."""
 
     def solve(self, oracle: AbstractOracle, raw: Tensor, w0: Tensor, *, tol: float) -> InnerSolution:
+        """See `AbstractInnerSolver.solve`."""
         at = oracle.inner(w0, raw)
         w, value, norm = w0, float(at.value), float(torch.linalg.vector_norm(at.gradient))
         first_norm, gradients, products, iterations = norm, 1, 0, 0

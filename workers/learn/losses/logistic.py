@@ -15,21 +15,26 @@ class Logistic(AbstractLoss):
 
     @property
     def curvature_bound(self) -> float:
+        """See `AbstractLoss.curvature_bound`."""
         return 0.25
 
     @property
     def curvature_lipschitz(self) -> float:
+        """See `AbstractLoss.curvature_lipschitz`."""
         return 0.0963  # max |σ''| = 1 / (6 √3) = 0.09622…
 
     @property
     def has_shift(self) -> bool:
+        """See `AbstractLoss.has_shift`."""
         return False
 
     def value(self, z: Tensor, y: Tensor) -> Tensor:
+        """See `AbstractLoss.value`."""
         z = z.squeeze(-1)
         return functional.softplus(z) - y[:, None] * z
 
     def at(self, z: Tensor, y: Tensor) -> LossAt:
+        """See `AbstractLoss.at`."""
         probability = torch.sigmoid(z)
         variance = probability * (1.0 - probability)
         slope = probability - y[:, None, None]

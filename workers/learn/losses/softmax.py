@@ -19,22 +19,27 @@ class Softmax(AbstractLoss):
 
     @property
     def curvature_bound(self) -> float:
+        """See `AbstractLoss.curvature_bound`."""
         return 0.5  # Böhning (1992): diag(p) − p pᵀ ⪯ ½ (I − 11ᵀ/c)
 
     @property
     def curvature_lipschitz(self) -> float:
+        """See `AbstractLoss.curvature_lipschitz`."""
         # D³ℓ[u, v, v] = E (u − E u)(v − E v)² ≤ max |u − E u| · Var v ≤ √2 · ½ for ‖u‖ = ‖v‖ = 1.
         return 0.7072
 
     @property
     def has_shift(self) -> bool:
+        """See `AbstractLoss.has_shift`."""
         return True
 
     def value(self, z: Tensor, y: Tensor) -> Tensor:
+        """See `AbstractLoss.value`."""
         chosen = torch.gather(z, -1, y.view(-1, 1, 1).expand(-1, z.shape[1], 1)).squeeze(-1)
         return torch.logsumexp(z, -1) - chosen
 
     def at(self, z: Tensor, y: Tensor) -> LossAt:
+        """See `AbstractLoss.at`."""
         log_probability = functional.log_softmax(z, -1)
         index = y.view(-1, 1, 1).expand(-1, z.shape[1], 1)
         value = -torch.gather(log_probability, -1, index).squeeze(-1)

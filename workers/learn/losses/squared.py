@@ -14,20 +14,25 @@ class Squared(AbstractLoss):
 
     @property
     def curvature_bound(self) -> float:
+        """See `AbstractLoss.curvature_bound`."""
         return 1.0
 
     @property
     def curvature_lipschitz(self) -> float:
+        """See `AbstractLoss.curvature_lipschitz`."""
         return 0.0
 
     @property
     def has_shift(self) -> bool:
+        """See `AbstractLoss.has_shift`."""
         return False
 
     def value(self, z: Tensor, y: Tensor) -> Tensor:
+        """See `AbstractLoss.value`."""
         return 0.5 * (z - _targets(z, y)).square().sum(-1)
 
     def at(self, z: Tensor, y: Tensor) -> LossAt:
+        """See `AbstractLoss.at`."""
         slope = z - _targets(z, y)
         return LossAt(0.5 * slope.square().sum(-1), slope, lambda v: v, lambda: torch.ones_like(z))
 

@@ -1,7 +1,7 @@
 """HOAG: hyperparameter optimization with approximate gradient."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import ClassVar, final
 
@@ -99,8 +99,8 @@ class HOAG(AbstractMethod[AbstractBilevelProblem, HOAGState]):
 
     state_type: ClassVar[type] = HOAGState
 
-    solver: AbstractLinearSolver = CG()
-    inner: AbstractInnerSolver = LBFGS()
+    solver: AbstractLinearSolver = field(default_factory=CG)
+    inner: AbstractInnerSolver = field(default_factory=LBFGS)
     schedule: Schedule = Schedule.EXPONENTIAL
     first_tolerance: float = 1e-3
     least_tolerance: float = 1e-12
@@ -108,6 +108,7 @@ class HOAG(AbstractMethod[AbstractBilevelProblem, HOAGState]):
     """Of slope and progress, relative to the outer loss."""
 
     def init(self, problem: AbstractBilevelProblem, *, seed: int) -> HOAGState:
+        """See `AbstractMethod.init`."""
         w = problem.initial_weights(seed)
         raw = problem.space.initial(w.dtype, w.device)
         if raw.numel() == 0:
@@ -129,12 +130,14 @@ class HOAG(AbstractMethod[AbstractBilevelProblem, HOAGState]):
             quiet=0,
         )
 
-    def answer(self, problem: AbstractBilevelProblem, state: HOAGState) -> Answer:
+    def answer(self, problem: AbstractBilevelProblem, state: HOAGState) -> Answer:  # noqa: ARG002
+        """See `AbstractMethod.answer`."""
         if state.best is None:
             raise LearnError("no point was evaluated yet")
         return Answer(state.best.raw, state.best.weights)
 
     def step(self, problem: AbstractBilevelProblem, state: HOAGState) -> tuple[HOAGState, TrajectoryPoint]:
+        """See `AbstractMethod.step`."""
         oracle = problem.oracle()
         raw, k = state.here.raw, state.step
         tol = self._tolerance(state, k)

@@ -1,7 +1,7 @@
 """Implicit differentiation, with every solve as accurate as the step that it serves."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, final
 
 import torch
@@ -87,29 +87,30 @@ class Implicit(AbstractMethod[AbstractBilevelProblem, ImplicitState]):
 
     state_type: ClassVar[type] = ImplicitState
 
-    solver: AbstractLinearSolver = CG()
-    inner: AbstractInnerSolver = LBFGS(first_step=1.0)
-    outer: QuasiNewton | Adam = QuasiNewton()
+    solver: AbstractLinearSolver = field(default_factory=CG)
+    inner: AbstractInnerSolver = field(default_factory=lambda: LBFGS(first_step=1.0))
+    outer: QuasiNewton | Adam = field(default_factory=QuasiNewton)
     tolerance: float = 1e-5
     """Stop when no coordinate's slope, per unit of raw, exceeds this fraction of the outer loss."""
     precondition: bool = True
 
     def init(self, problem: AbstractBilevelProblem, *, seed: int) -> ImplicitState:
+        """See `AbstractMethod.init`."""
         w = problem.initial_weights(seed)
         raw = problem.space.initial(w.dtype, w.device)
         if raw.numel() == 0:
             raise LearnError("there is nothing to learn: every strength is fixed")
         adam = AdamState.zeros(raw) if isinstance(self.outer, Adam) else None
-        return ImplicitState(0, Cost(), seed, raw, None, None, None, adam, None, 0.3)
+        return ImplicitState(0, Cost(), seed, raw, None, None, None, adam, w, 0.3)
 
-    def answer(self, problem: AbstractBilevelProblem, state: ImplicitState) -> Answer:
+    def answer(self, problem: AbstractBilevelProblem, state: ImplicitState) -> Answer:  # noqa: ARG002
+        """See `AbstractMethod.answer`."""
         if state.best is None:
             raise LearnError("no point was evaluated yet")
         return Answer(state.best.raw, state.best.weights)
 
-    def step(
-        self, problem: AbstractBilevelProblem, state: ImplicitState
-    ) -> tuple[ImplicitState, TrajectoryPoint]:
+    def step(self, problem: AbstractBilevelProblem, state: ImplicitState) -> tuple[ImplicitState, TrajectoryPoint]:
+        """See `AbstractMethod.step`."""
         oracle = problem.oracle()
         found, inner, cost, refreshed = self._evaluate(problem, oracle, state)
         state = replace(state, step=state.step + 1, cost=state.cost + cost, curvature_at=refreshed)
@@ -152,7 +153,7 @@ class Implicit(AbstractMethod[AbstractBilevelProblem, ImplicitState]):
         cost = metric.cost if metric is not None and best is None else Cost()
         seen = WhitenedOracle(oracle, metric) if metric is not None else oracle
         u = metric.inverse(w0) if metric is not None else w0
-        q = None if best is None else metric.inverse(best.adjoint) if metric is not None else best.adjoint
+        q = None if best is None else best.adjoint if metric is None else metric.inverse(best.adjoint)
         if best is None:
             start = seen.inner(u, raw)
             cost += Cost(gradients=1)
@@ -162,7 +163,7 @@ class Implicit(AbstractMethod[AbstractBilevelProblem, ImplicitState]):
             target = self._target(state, best, problem)
             reach, bend = best.adjoint_norm, _bend(state, metric)
             tol = target / max(reach, 1e-300)
-        for refinement in range(_MOST_REFINEMENTS):
+        for _ in range(_MOST_REFINEMENTS):
             inner = self.inner.solve(seen, raw, u, tol=tol)
             u = inner.w
             if math.isnan(target):
@@ -171,12 +172,10 @@ class Implicit(AbstractMethod[AbstractBilevelProblem, ImplicitState]):
                 cost += Cost(gradients=1)
             else:
                 linear_tol = target / bend
-            at = hypergradient(
-                seen, u, raw, self.solver, tol=linear_tol, adjoint0=q, seed=state.seed + state.step
-            )
+            at = hypergradient(seen, u, raw, self.solver, tol=linear_tol, adjoint0=q, seed=state.seed + state.step)
             q = at.adjoint.x
             cost += inner.cost + at.cost
-            correction = float(torch.dot(q, inner.gradient))
+            correction = float(torch.dot(at.adjoint.x, inner.gradient))
             if math.isnan(target):
                 target = state.accuracy * max(
                     float(at.value.abs().max()), self.tolerance * abs(at.outer), 1e-3 * abs(at.outer)
@@ -185,16 +184,21 @@ class Implicit(AbstractMethod[AbstractBilevelProblem, ImplicitState]):
                 break
             tol = 0.5 * inner.gradient_norm * target / abs(correction)
         weights = metric.forward(u) if metric is not None else u
-        adjoint = metric.forward(q) if metric is not None else q
+        adjoint = metric.forward(at.adjoint.x) if metric is not None else at.adjoint.x
         found = Evaluation(
-            raw, weights, adjoint, at.outer, at.outer - correction, at.value, abs(correction),
-            float(torch.linalg.vector_norm(q)),
+            raw,
+            weights,
+            adjoint,
+            at.outer,
+            at.outer - correction,
+            at.value,
+            abs(correction),
+            float(torch.linalg.vector_norm(at.adjoint.x)),
         )
-        return found, inner, *self._refresh(oracle, state, metric, found, inner, at, cost)
+        return found, inner, *self._refresh(state, metric, found, inner, at, cost)
 
     def _refresh(
         self,
-        oracle: AbstractOracle,
         state: ImplicitState,
         metric: AbstractMetric | None,
         found: Evaluation,
@@ -223,9 +227,7 @@ class Implicit(AbstractMethod[AbstractBilevelProblem, ImplicitState]):
         if state.quasi_newton is None:
             model, accepted = outer.start(found.raw, found.corrected, found.gradient), True
         else:
-            model, accepted = outer.advance(
-                state.quasi_newton, found.raw, found.corrected, found.gradient, noise=noise
-            )
+            model, accepted = outer.advance(state.quasi_newton, found.raw, found.corrected, found.gradient, noise=noise)
         trial, decrement = outer.propose(model, low, high)
         best = found if accepted else state.best
         other = state.best if accepted else found

@@ -92,9 +92,7 @@ class QuasiNewton:
             radius = max(radius, 1.5 * length)
         radius = min(radius, self.largest_step)
         small = state.small + 1 if state.value - value <= noise else 0
-        return replace(
-            state, raw=raw, value=value, gradient=gradient, radius=radius, rejected=0, small=small
-        ), True
+        return replace(state, raw=raw, value=value, gradient=gradient, radius=radius, rejected=0, small=small), True
 
     def propose(self, state: QuasiNewtonState, low: Tensor, high: Tensor) -> tuple[Tensor, float]:
         """Return the next trial, [h], and the decrease that the model promises there."""

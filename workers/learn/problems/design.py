@@ -2,6 +2,8 @@
 
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import scipy.sparse
@@ -42,12 +44,13 @@ class Design:
 
     def times(self, v: Tensor) -> Tensor:
         """Return X v, [n, m], for v [d, m]; differentiable in v, twice and more."""
-        product: Tensor = _Product.apply(v, self.matrix, self.transposed)
+        product: Tensor = _Product.apply(v, self.matrix, self.transposed)  # type: ignore[no-untyped-call]
         return product
 
     def transposed_times(self, r: Tensor) -> Tensor:
         """Return Xᵀ r, [d, m], for r [n, m]."""
-        return self.transposed @ r
+        product: Tensor = self.transposed @ r
+        return product
 
     def squares_times(self, r: Tensor) -> Tensor:
         """Return (X ∘ X)ᵀ r, [d, m], for r [n, m]."""
@@ -66,21 +69,41 @@ class Design:
 
     def gram(self, r: Tensor) -> Tensor:
         """Return Xᵀ diag(r_j) X, [m, d, d], for weights r [n, m]. Dense: for few columns."""
-        dense = self.matrix.to_dense() if self.is_sparse else self.matrix
-        return torch.stack([dense.T @ (dense * column[:, None]) for column in r.unbind(1)])
+        if not self.is_sparse:
+            return torch.stack([self.transposed @ (self.matrix * column[:, None]) for column in r.unbind(1)])
+        return torch.stack([self._sparse_gram(column) for column in r.unbind(1)])
+
+    @cached_property
+    def entries_squared(self) -> int:
+        """Sum over rows of the square of their stored entries: the multiplications of a Gram matrix."""
+        if not self.is_sparse:
+            return self.rows * self.columns**2
+        starts = self.matrix.crow_indices()
+        return int((starts[1:] - starts[:-1]).square().sum())
+
+    def _sparse_gram(self, r: Tensor) -> Tensor:
+        with warnings.catch_warnings():
+            _silence_sparse_notices()
+            scaled = torch.sparse_csr_tensor(
+                self.transposed.crow_indices(),
+                self.transposed.col_indices(),
+                self.transposed.values() * r[self.transposed.col_indices()],
+                size=self.transposed.shape,
+                check_invariants=False,
+            )
+            gram = scaled @ self.matrix
+        dense: Tensor = gram.to_dense()
+        return dense
 
     def row_norms(self) -> Tensor:
         """Return the Euclidean norm of every row, [n]."""
         if not self.is_sparse:
             return torch.linalg.vector_norm(self.matrix, dim=1)
         starts = self.matrix.crow_indices().long()
-        rows = torch.repeat_interleave(
-            torch.arange(self.rows, device=starts.device), starts[1:] - starts[:-1]
-        )
+        rows = torch.repeat_interleave(torch.arange(self.rows, device=starts.device), starts[1:] - starts[:-1])
         squares = self.matrix.values().square()
-        return torch.zeros(self.rows, dtype=squares.dtype, device=squares.device).index_add_(
-            0, rows, squares
-        ).sqrt()
+        sums = torch.zeros(self.rows, dtype=squares.dtype, device=squares.device)
+        return sums.index_add_(0, rows, squares).sqrt()
 
 
 class _Product(torch.autograd.Function):
@@ -94,11 +117,16 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         matrix, transposed = ctx.matrices  # type: ignore[attr-defined]
-        return _Product.apply(gradients[0], transposed, matrix), None, None
+        product: Tensor = _Product.apply(gradients[0], transposed, matrix)  # type: ignore[no-untyped-call]
+        return product, None, None
 
 
-Array = np.ndarray | scipy.sparse.sparray | scipy.sparse.spmatrix
-"""A matrix as it comes from files: dense, or any sparse format of scipy."""
+class Array(Protocol):
+    """A matrix as it comes from files: a numpy array, or any sparse format of scipy."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows and columns."""
 
 
 def design(array: Array, *, dtype: torch.dtype, device: torch.device) -> Design:
@@ -107,12 +135,14 @@ def design(array: Array, *, dtype: torch.dtype, device: torch.device) -> Design:
     Raises:
         LearnError: not a matrix.
     """
-    if array.ndim != 2:
-        raise LearnError(f"a design matrix has 2 dimensions; found {array.ndim}")
+    if len(array.shape) != 2:
+        raise LearnError(f"a design matrix has 2 dimensions; found {len(array.shape)}")
     if isinstance(array, np.ndarray):
         matrix = torch.as_tensor(np.ascontiguousarray(array)).to(dtype=dtype, device=device)
         return Design(matrix, matrix.T)
-    csr = scipy.sparse.csr_array(array)
+    if not isinstance(array, scipy.sparse.sparray | scipy.sparse.spmatrix):
+        raise LearnError(f"a design matrix is a numpy or a scipy array; found {type(array).__name__}")
+    csr = scipy.sparse.csr_array(array)  # type: ignore[call-overload]  # the stubs leave out spmatrix
     csr.sum_duplicates()
     return Design(_csr(csr, dtype, device), _csr(csr.T.tocsr(), dtype, device))
 

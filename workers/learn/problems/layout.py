@@ -40,9 +40,7 @@ class Layout:
     basis: Tensor | None
 
     @staticmethod
-    def make(
-        *, features: int, models: int, outputs: int, intercept: bool, confined: bool, like: Tensor
-    ) -> "Layout":
+    def make(*, features: int, models: int, outputs: int, intercept: bool, confined: bool, like: Tensor) -> "Layout":
         """Return a layout; `confined` intercepts sum to zero; `like` has the dtype and device of `w`."""
         if not intercept:
             return Layout(features, models, outputs, None)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import final
 
 import torch
@@ -64,22 +65,21 @@ class LinearProblem(AbstractBilevelProblem):
         return torch.zeros(self.layout.size, dtype=like.dtype, device=like.device)
 
     def inner_loss(self, w: Tensor, hyper: Hyper) -> Tensor:
+        """See `AbstractBilevelProblem.inner_loss`."""
         penalty = torch.stack([regularizer(w, hyper) for regularizer in self.regularizers]).sum()
         return self._mean_loss(w, self.train) + penalty
 
     def outer_loss(self, w: Tensor, hyper: Hyper) -> Tensor:  # noqa: ARG002 (no penalty in it)
+        """See `AbstractBilevelProblem.outer_loss`."""
         return self._mean_loss(w, self.validation) / self.layout.models
 
     def oracle(self) -> AbstractOracle:
-        """Return the closed forms."""
-        return LinearOracle(
-            self.layout,
-            self.loss,
-            self.regularizers,
-            self.space,
-            self.train,
-            self.validation,
-        )
+        """Return the closed forms; always the same object, which remembers Gram matrices."""
+        return self._oracle
+
+    @cached_property
+    def _oracle(self) -> LinearOracle:
+        return LinearOracle(self.layout, self.loss, self.regularizers, self.space, self.train, self.validation)
 
     @property
     def validation(self) -> Rows:

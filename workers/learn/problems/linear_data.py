@@ -168,7 +168,7 @@ def _check(data: LinearData) -> None:
     for name, part in (("train", data.train), ("valid", data.valid), ("test", data.test)):
         if part is None:
             continue
-        if part.X.ndim != 2 or part.X.shape[0] != np.asarray(part.y).shape[0] or part.X.shape[0] == 0:
+        if len(part.X.shape) != 2 or part.X.shape[0] != np.asarray(part.y).shape[0] or part.X.shape[0] == 0:
             raise LearnError(f"{name}: X has shape {part.X.shape} and y {np.asarray(part.y).shape}")
         if part.X.shape[1] != data.train.X.shape[1]:
             raise LearnError(f"{name} has {part.X.shape[1]} features; train has {data.train.X.shape[1]}")

@@ -44,22 +44,17 @@ class Curvature:
     def of(layout: Layout, loss: AbstractLoss, rows: "Rows", w: Tensor | None, at: LossAt | None) -> "Curvature":
         """Return the curvature at a loss, or the one that bounds it everywhere."""
         n, k, c = rows.design.rows, layout.models, layout.outputs
-        if at is None:
-            second = rows.weights.new_full((n, k, c), loss.curvature_bound)
-        else:
-            second = at.curvature_diagonal()
-        second = second * rows.weights[..., None]
+        bound = rows.weights.new_full((n, k, c), loss.curvature_bound)
+        second = (bound if at is None else at.curvature_diagonal()) * rows.weights[..., None]
         shared = second.mean(-1)  # [n, k]
         if has_blocks(layout, rows):
             blocks = rows.design.gram(shared)
             if c == 1 and layout.basis is not None:
                 edge = rows.design.transposed_times(shared).T[:, :, None]  # [k, d, 1]
                 corner = shared.sum(0)[:, None, None]
-                blocks = torch.cat(
-                    [torch.cat([blocks, edge], dim=2), torch.cat([edge.mT, corner], dim=2)], dim=1
-                )
-            # Xᵀ diag X costs d products of n-vectors; a Hessian product costs 2 c of them for each model.
-            equivalent = math.ceil(layout.features / (2 * c))
+                blocks = torch.cat([torch.cat([blocks, edge], dim=2), torch.cat([edge.mT, corner], dim=2)], dim=1)
+            # A Hessian product passes 2 c times through the entries of X; a Gram matrix as often as a row is long.
+            equivalent = math.ceil(rows.design.entries_squared / (2 * c * max(rows.design.entries, 1)))
         else:
             blocks, equivalent = None, 1
         coefficients = rows.design.squares_times(second.view(n, k * c))
@@ -109,15 +104,19 @@ class DiagonalMetric(AbstractMetric):
 
     @property
     def cost(self) -> Cost:
+        """See `AbstractMetric.cost`."""
         return self.spent
 
     def forward(self, u: Tensor) -> Tensor:
+        """See `AbstractMetric.forward`."""
         return self.scale * u
 
     def transpose(self, v: Tensor) -> Tensor:
+        """See `AbstractMetric.transpose`."""
         return self.scale * v
 
     def inverse(self, w: Tensor) -> Tensor:
+        """See `AbstractMetric.inverse`."""
         return w / self.scale
 
 
@@ -135,22 +134,28 @@ class BlockMetric(AbstractMetric):
 
     @property
     def cost(self) -> Cost:
+        """See `AbstractMetric.cost`."""
         return self.spent
 
     def forward(self, u: Tensor) -> Tensor:
+        """See `AbstractMetric.forward`."""
         return self._blockwise(u, self.bias_scale, self._solve_transposed)
 
     def transpose(self, v: Tensor) -> Tensor:
+        """See `AbstractMetric.transpose`."""
         return self._blockwise(v, self.bias_scale, self._solve)
 
     def inverse(self, w: Tensor) -> Tensor:
+        """See `AbstractMetric.inverse`."""
         return self._blockwise(w, 1.0 / self.bias_scale, self._times_transposed)
 
     def _solve_transposed(self, x: Tensor) -> Tensor:
-        return torch.linalg.solve_triangular(self.factor.mT, x, upper=True)
+        solved: Tensor = torch.linalg.solve_triangular(self.factor.mT, x, upper=True)
+        return solved
 
     def _solve(self, x: Tensor) -> Tensor:
-        return torch.linalg.solve_triangular(self.factor, x, upper=False)
+        solved: Tensor = torch.linalg.solve_triangular(self.factor, x, upper=False)
+        return solved
 
     def _times_transposed(self, x: Tensor) -> Tensor:
         return self.factor.mT @ x
@@ -161,10 +166,9 @@ class BlockMetric(AbstractMetric):
         x = v[: layout.coefficients].view(d, k, c).permute(1, 2, 0)  # [k, c, d]
         if self.joint:
             x = torch.cat([x, v[layout.coefficients :].view(k, 1, 1)], dim=2)
-        if self.factor.shape[1] == 1:  # one factor for all outputs: they are right-hand sides of one solve
-            y = apply(x.mT[:, None])[:, 0].mT
-        else:
-            y = apply(x[..., None])[..., 0]
+        # One factor for all outputs: they are the right-hand sides of one solve.
+        shared = self.factor.shape[1] == 1
+        y = apply(x.mT[:, None])[:, 0].mT if shared else apply(x[..., None])[..., 0]
         weight = y[..., :d].permute(2, 0, 1).reshape(-1)
         if self.joint:
             return torch.cat([weight, y[..., d].reshape(-1)])

@@ -26,7 +26,7 @@ class LinearOracle(AbstractOracle):
 
     Two products with X for a gradient or a Hessian product. The outputs at the last `w` are remembered, so that
     asking for the gradient, the operator and the outer loss at one point multiplies by each X once.
-    """  # noqa: D400, D415 (a formula ends it)
+    """  # noqa: D415 (a formula ends it)
 
     def __init__(
         self,
@@ -44,9 +44,11 @@ class LinearOracle(AbstractOracle):
         self._train = train
         self._valid = valid
         self._outputs: dict[int, _Remembered] = {}
+        self._bound: Curvature | None = None
         self._curvature: Curvature | None = None
 
     def inner(self, w: Tensor, raw: Tensor) -> InnerValue:
+        """See `AbstractOracle.inner`."""
         at = self._loss_at(w, self._train)
         diagonal = self._diagonal(raw, w)
         penalised = diagonal * w
@@ -54,12 +56,14 @@ class LinearOracle(AbstractOracle):
         return InnerValue(value, self._pull(at.slope, self._train).add_(penalised))
 
     def outer(self, w: Tensor, raw: Tensor) -> OuterValue:
+        """See `AbstractOracle.outer`."""
         at = self._loss_at(w, self._valid)
         models = self._layout.models
         value = (at.value * self._valid.weights).sum() / models
         return OuterValue(value, self._pull(at.slope, self._valid).div_(models), torch.zeros_like(raw))
 
     def hvp(self, w: Tensor, raw: Tensor) -> MatVec:
+        """See `AbstractOracle.hvp`."""
         at = self._loss_at(w, self._train)
         diagonal = self._diagonal(raw, w)
 
@@ -69,21 +73,31 @@ class LinearOracle(AbstractOracle):
         return product
 
     def cross(self, w: Tensor, raw: Tensor, q: Tensor) -> Tensor:
+        """See `AbstractOracle.cross`."""
         product = w * q
         sums = [part for regularizer in self._regularizers for part in regularizer.collect(product)]
         return self._space.pullback(raw, sums)
 
     def cross_forward(self, w: Tensor, raw: Tensor, direction: Tensor) -> Tensor:
+        """See `AbstractOracle.cross_forward`."""
         rates = self._space.pushforward(raw, direction)
         return w * torch.stack([regularizer.spread(rates, w) for regularizer in self._regularizers]).sum(0)
 
     def metric(self, raw: Tensor, w: Tensor | None) -> AbstractMetric | None:
-        if self._curvature is None or not self._curvature.is_at(w):
-            slopes = None if w is None else self._loss_at(w, self._train)
-            self._curvature = Curvature.of(self._layout, self._loss, self._train, w, slopes)
-        return linear_metric(self._layout, self._curvature, self._diagonal(raw, self._train.weights.new_zeros(self._layout.size)))
+        """See `AbstractOracle.metric`."""
+        curvature = self._bound if w is None else self._curvature
+        if curvature is None or not curvature.is_at(w):
+            at = None if w is None else self._loss_at(w, self._train)
+            curvature = Curvature.of(self._layout, self._loss, self._train, w, at)
+            if w is None:
+                self._bound = curvature
+            else:
+                self._curvature = curvature
+        like = self._train.weights.new_zeros(self._layout.size)
+        return linear_metric(self._layout, curvature, self._diagonal(raw, like))
 
     def constants(self, raw: Tensor) -> Constants | None:
+        """See `AbstractOracle.constants`."""
         diagonal = self._diagonal(raw, self._train.weights.new_zeros(self._layout.size))
         return linear_constants(self._layout, self._loss, diagonal, self._train, self._valid)
 

@@ -39,23 +39,28 @@ class L2(AbstractDiagonalRegularizer):
         return torch.Size(self.shape).numel()
 
     def hyperparameters(self) -> tuple[Hyperparameter, ...]:
+        """See `AbstractDiagonalRegularizer.hyperparameters`."""
         if self.fixed:
             return ()
         return (Hyperparameter(self.name, self.initial, self.shape, Exp(), self.low, self.high),)
 
     def __call__(self, w: Tensor, hyper: Hyper) -> Tensor:
+        """See `AbstractDiagonalRegularizer.__call__`."""
         return 0.5 * (self.diagonal(hyper, w) * w.square()).sum()
 
     def diagonal(self, hyper: Hyper, w: Tensor) -> Tensor:
+        """See `AbstractDiagonalRegularizer.diagonal`."""
         if self.fixed:
             constant = torch.as_tensor(self.initial).to(dtype=w.dtype, device=w.device)
             return self._expand(constant.expand(self.shape))
         return self._expand(hyper[self.name])
 
     def spread(self, direction: Hyper, w: Tensor) -> Tensor:
+        """See `AbstractDiagonalRegularizer.spread`."""
         return torch.zeros_like(w) if self.fixed else self._expand(direction[self.name])
 
     def collect(self, v: Tensor) -> tuple[Tensor, ...]:
+        """See `AbstractDiagonalRegularizer.collect`."""
         if self.fixed:
             return ()
         # One slot more for the parameters that are not penalised.
