@@ -111,7 +111,7 @@ def runner_environment(environment: Mapping[str, str], device: Device, *, thread
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # without it cuBLAS may sum in another order each time
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
-        "OPENBLAS_NUM_THREADS": str(threads),
+        "OPENBLAS_NUM_THREADS": "1",  # of numpy and scipy, which do no heavy work here; torch has its own
         "OMP_DYNAMIC": "false",
         "MKL_DYNAMIC": "false",
     }

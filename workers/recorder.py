@@ -28,7 +28,7 @@ _RETRY_SECONDS: Final = 0.5
 
 
 @dataclass(frozen=True)
-class Saved:
+class Snapshot:
     """A state as bytes, about to become a checkpoint."""
 
     step: int
@@ -41,7 +41,7 @@ class _Backlog:
 
     points: tuple[NewPoint, ...] = ()
     notes: tuple[str, ...] = ()
-    saved: Saved | None = None
+    saved: Snapshot | None = None
 
     def __add__(self, later: "_Backlog") -> "_Backlog":
         return _Backlog(
@@ -95,7 +95,7 @@ class Recorder:
         self._changed = Condition()
         self._points: list[NewPoint] = []
         self._notes: list[str] = []
-        self._saved: Saved | None = None
+        self._saved: Snapshot | None = None
         self._backlog = _Backlog()
         self._is_hurried = False
         self._is_closing = False
@@ -125,17 +125,18 @@ class Recorder:
         with self._changed:
             self._notes.append(sentence)
 
-    def checkpoint(self, saved: Saved) -> None:
+    def checkpoint(self, saved: Snapshot) -> None:
         """Take a state, to be stored after all points taken so far; it replaces one that still waits."""
         with self._changed:
             self._saved = saved
 
-    def settle(self, *, wait: Callable[[], None], seconds: float | None = None) -> bool:
+    def settle(self, *, wait: Callable[[], None], seconds: float | None = None, points_only: bool = False) -> bool:
         """Wait until all that was taken is stored; return whether it is.
 
         Args:
             wait: called about ten times a second meanwhile; may raise to end the waiting.
             seconds: how long to wait at most; None: as long as it takes.
+            points_only: do not wait for a checkpoint.
 
         Raises:
             LeaseLost: another attempt has the job.
@@ -143,12 +144,12 @@ class Recorder:
         until = None if seconds is None else time.monotonic() + seconds
         while True:
             with self._changed:
-                if self._is_settled():
+                if self._is_settled(points_only):
                     return True
                 self._check()
                 self._is_hurried = True
                 self._changed.notify_all()
-                if self._changed.wait_for(self._is_settled, timeout=0.1):
+                if self._changed.wait_for(lambda: self._is_settled(points_only), timeout=0.1):
                     return True
             if until is not None and time.monotonic() >= until:
                 return False
@@ -166,8 +167,11 @@ class Recorder:
         if self._work.done():
             self._work.result()
 
-    def _is_settled(self) -> bool:
-        return not (self._points or self._notes or self._saved or self._backlog) and self._spool.is_empty
+    def _is_settled(self, points_only: bool) -> bool:  # noqa: FBT001
+        backlog = self._backlog
+        if self._points or self._notes or backlog.points or backlog.notes or not self._spool.is_empty:
+            return False
+        return points_only or not (self._saved or backlog.saved)
 
     def _write_until_closed(self) -> None:
         is_last = False
