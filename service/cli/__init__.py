@@ -107,8 +107,8 @@ def main() -> NoReturn:
 def tell(error: CommandError) -> None:
     """Print what went wrong and what to do, for people."""
     err.print("error:", style="bold red", end=" ")
-    err.print(error.message, markup=False, soft_wrap=True)
+    err.print(error.message, soft_wrap=True)
     for pointer, detail in error.details:
-        err.print(f"  {pointer or '/'}: {detail}", markup=False, soft_wrap=True)
+        err.print(f"  {pointer or '/'}: {detail}", soft_wrap=True)
     if error.hint:
-        err.print(f"  {error.hint}", style="dim", markup=False, soft_wrap=True)
+        err.print(f"  {error.hint}", style="dim", soft_wrap=True)

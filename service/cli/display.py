@@ -129,7 +129,7 @@ class Progress:
         if (reason := job.failure or job.status_reason) is not None:
             parts.append(Text(f"{reason.code}: {reason.detail}", style="red" if job.failure else "dim"))
         parts.extend(Text(note, style="dim", overflow="ellipsis", no_wrap=True) for note in self.notes[-3:])
-        yield Panel(Group(*parts), title=self._title, border_style=COLORS.get(job.status, ""))
+        yield Panel(Group(*parts), title=Text(self._title), border_style=COLORS.get(job.status, ""))
 
     def _numbers(self) -> list[Table]:
         latest = self.job.latest
@@ -141,7 +141,7 @@ class Progress:
         table.add_column(style="cyan", no_wrap=True)
         for name, value in latest.hyperparameters.items():
             course = [_middle(point.hyperparameters[name]) for point in self.points if name in point.hyperparameters]
-            table.add_row(name, strength_text(value), sparkline(course, logarithmic=True))
+            table.add_row(Text(name), strength_text(value), sparkline(course, logarithmic=True))
         curves: list[tuple[str, bool, Callable[[PointView], float | None]]] = [
             ("training loss", False, lambda point: point.train_loss),
             ("validation loss", False, lambda point: point.valid_loss),
@@ -172,10 +172,10 @@ def jobs_table(jobs: Sequence[JobView]) -> Table:
         )
     for job in jobs:
         table.add_row(
-            job.id,
+            Text(job.id),
             Text(job.name, overflow="ellipsis"),
             status_text(job.status),
-            job.method,
+            Text(job.method),
             f"{job.progress.step}/{job.progress.of}",
             number(job.latest.valid_loss if job.latest else None),
             age(job.created_at),
@@ -203,16 +203,16 @@ def result_view(result: ResultView) -> Group:
     """What a job learned, how good it is, and why that may be trusted."""
     learned = Table.grid(padding=(0, 2))
     for name, value in result.hyperparameters.items():
-        learned.add_row(Text(name, style="bold"), summary(value))
+        learned.add_row(Text(name, style="bold"), Text(summary(value)))
     parts: list[Table | Text] = [learned]
     names = sorted({name for values in result.metrics.values() for name in values})
     if names:
         metrics = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
         metrics.add_column("")
         for name in names:
-            metrics.add_column(name, justify="right")
+            metrics.add_column(Text(name), justify="right")
         for part, values in result.metrics.items():
-            metrics.add_row(part, *(summary(values.get(name)) for name in names))
+            metrics.add_row(Text(part), *(Text(summary(values.get(name))) for name in names))
         parts.append(metrics)
     verdict = result.evidence.verdict
     parts.append(Text.assemble((verdict, VERDICT_COLORS.get(verdict, "")), f": {result.evidence.sentence}"))
@@ -233,5 +233,5 @@ def rows_table(rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> Tab
     for name in columns:
         table.add_column(name)
     for row in rows:
-        table.add_row(*(row.get(name, "") for name in columns))
+        table.add_row(*(Text(row.get(name, "")) for name in columns))
     return table

@@ -145,7 +145,7 @@ def show(job_id: JobId, *, url: Url = DEFAULT_URL, as_json: AsJson = False) -> i
         ("ended", age(job.ended_at)),
         ("labels", ", ".join(f"{key}:{value}" for key, value in job.labels.items()) or "–"),
     ):
-        facts.add_row(Text(name, style="bold"), value)
+        facts.add_row(Text(name, style="bold"), Text(value))
     out.print(Group(Progress(job), facts))
     return ExitCode.OK
 

@@ -19,8 +19,9 @@ Url = Annotated[str, typer.Option("--url", envvar="HYPERDIAL_URL", help="The ser
 JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id (job_…).")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
-out: Final = Console(highlight=False)
-err: Final = Console(stderr=True, highlight=False)
+# Names and messages come from elsewhere: they are never read as markup.
+out: Final = Console(highlight=False, markup=False, emoji=False)
+err: Final = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def connect(url: str) -> Client:

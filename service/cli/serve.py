@@ -20,6 +20,9 @@ from service.settings import Settings
 if TYPE_CHECKING:
     from service.embedded.children import Child
 
+Insecure = Annotated[
+    bool, typer.Option("--insecure", help="Allow HYPERDIAL_AUTH=off on an address that others can reach.")
+]
 Device = Annotated[str, typer.Option(help="Where jobs run: auto, cpu or cuda:N.")]
 
 
@@ -38,6 +41,7 @@ def up(
         list[str] | None,
         typer.Option(help="Where jobs run: auto, cpu or cuda:N; given again, workers take turns.", show_default="auto"),
     ] = None,
+    insecure: Insecure = False,
 ) -> int:
     """Run everything in one folder: database, queue, API and workers. Ctrl-C saves running jobs and stops."""
     # Here, not above: other commands start faster without Redis.
@@ -50,6 +54,7 @@ def up(
         workers=workers,
         devices=tuple(device or ["auto"]),
         migrate=_upgrade,
+        insecure=insecure,
     )
     status = _Status()
     try:
@@ -103,14 +108,25 @@ def api(
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="The port to listen on.", envvar="HYPERDIAL_PORT")
     ] = None,
+    insecure: Insecure = False,
     fd: Annotated[int | None, typer.Option(help="A socket that listens already, by its number.", hidden=True)] = None,
 ) -> int:
     """Run the API server. Any number of them may share a database."""
     # Here, not above: no other command needs the web framework.
-    from service.api.server import serve
+    from service.api.server import Exposed, serve
+    from service.embedded.listener import CannotListen, listen
 
     chosen = settings(host=host, port=port)
-    serve(chosen, sock=socket.socket(fileno=fd) if fd is not None else None)
+    try:
+        listener = socket.socket(fileno=fd) if fd is not None else listen(chosen.host, chosen.port)
+    except CannotListen as error:
+        raise CommandError(str(error), code=ExitCode.JOB_FAILED) from error
+    try:
+        serve(chosen, sock=listener, insecure=insecure)
+    except (Exposed, ValueError) as error:  # ValueError: no database or file store has such a URL
+        raise CommandError(str(error), code=ExitCode.USAGE) from error
+    finally:
+        listener.close()
     return ExitCode.OK
 
 

@@ -18,6 +18,7 @@ import httpx
 from service.embedded import redis
 from service.embedded.children import Child, Program, State, stop
 from service.embedded.folder import FolderUnusable, held, prepare
+from service.embedded.listener import CannotListen, listen
 from service.settings import QueueKind, Settings
 
 LOG_LIMIT_BYTES: Final = 32 * 2**20
@@ -50,6 +51,8 @@ class Plan:
     workers: int
     devices: tuple[str, ...]
     """Workers are dealt to them in turn."""
+    insecure: bool
+    """Without API keys on an address that others can reach."""
     migrate: Callable[[Settings], None]
 
 
@@ -69,7 +72,7 @@ def run(plan: Plan, console: Console) -> None:
             lock = stack.enter_context(held(folder, patience_s=settings.grace_seconds + 15.0, say=console.say))
         except FolderUnusable as error:
             raise CannotStart(str(error)) from error
-        listener = stack.enter_context(_listener(settings.host, settings.port))
+        listener = stack.enter_context(_listening(settings))
         settings = settings.model_copy(update={"data_dir": folder, "port": listener.getsockname()[1]})
         stopped = stack.enter_context(_stop_signals())
         own_queue = settings.queue is QueueKind.REDIS and "redis_url" not in plan.settings.model_fields_set
@@ -86,7 +89,7 @@ def run(plan: Plan, console: Console) -> None:
                 environment = _environment(settings, {"HYPERDIAL_REDIS_URL": redis.url(path)}, workers=plan.workers)
             else:
                 environment = _environment(settings, {}, workers=plan.workers)
-            service.start_api(_api_program(folder, environment, lock, listener.fileno()), _url(settings))
+            service.start_api(_api_program(plan, folder, environment, lock, listener.fileno()), _url(settings))
             service.start_workers(
                 [_worker_program(number, plan, folder, environment, lock) for number in range(1, plan.workers + 1)]
             )
@@ -202,24 +205,13 @@ def _stop_signals() -> Iterator[_Signals]:
 
 
 @contextmanager
-def _listener(host: str, port: int) -> Iterator[socket.socket]:
-    """Yield a socket that already listens: clients that call while the API is restarted wait instead of failing."""
+def _listening(settings: Settings) -> Iterator[socket.socket]:
+    # Held by this process: clients that call while the API is restarted wait instead of failing.
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise CannotStart(f"{host!r} is no address of this machine: {error.strerror or error}") from error
+        listener = listen(settings.host, settings.port)
+    except CannotListen as error:
+        raise CannotStart(str(error)) from error
     with listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(address)
-            listener.listen(1024)
-        except OSError as error:
-            raise CannotStart(
-                f"port {port} of {host} cannot be had: {error.strerror}; name another with --port, or 0 for any"
-            ) from error
         yield listener
 
 
@@ -242,8 +234,8 @@ def _queue_program(server: Path, folder: Path, path: Path, lock: int) -> Program
     return Program("queue", tuple(argv), dict(os.environ), folder / "logs" / "queue.log", 10.0, (lock,))
 
 
-def _api_program(folder: Path, environment: Mapping[str, str], lock: int, listener: int) -> Program:
-    argv = (sys.executable, "-m", "service", "api", "--fd", str(listener))
+def _api_program(plan: Plan, folder: Path, environment: Mapping[str, str], lock: int, listener: int) -> Program:
+    argv = (sys.executable, "-m", "service", "api", "--fd", str(listener), *(["--insecure"] if plan.insecure else []))
     return Program("api", argv, environment, folder / "logs" / "api.log", 20.0, (lock, listener))
 
 

@@ -1,0 +1,1 @@
+"""The newcomer's path: a real job, learned while you watch."""

@@ -1,0 +1,180 @@
+"""`make demo`: learn the penalties of a real data set while you watch, and compare with what one gets without."""
+
+import signal
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from pydantic import JsonValue
+from rich.columns import Columns
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from demo.baselines import Outcome, Parts, default, grid, without_penalty
+from demo.embedded import DidNotStart, running
+from demo.rows import parts_of
+from service.cli.client import Client
+from service.cli.display import Progress, sparkline, summary
+from service.cli.exits import CommandError
+from service.cli.views import JobView, ResultView
+from service.cli.watching import apply
+
+GRID_POINTS = 50
+GOOD_VERDICTS = ("optimum", "at_bound")
+SPLIT: dict[str, JsonValue] = {"kind": "holdout", "valid": 0.25, "test": 0.25}
+
+
+def spec(name: str, *, per: str, method: str) -> dict[str, JsonValue]:
+    """A job on handwritten digits: softmax regression with a learned L2 penalty."""
+    return {
+        "name": name,
+        "data": {"dataset": "builtin:digits", "split": SPLIT},
+        "model": {"kind": "linear"},
+        "loss": "cross_entropy",
+        "regularizers": [{"kind": "l2", "strength": {"init": 1.0, "low": 1e-8, "high": 1e4, "per": per}}],
+        "method": {"kind": method},
+        "budget": {"outer_steps": 100, "wall_seconds": 300.0, "tolerance": 1e-5},
+    }
+
+
+SPECS = (
+    spec("one strength for the whole model", per="model", method="hoag"),
+    spec("one strength for each of ten classes", per="class", method="implicit"),
+)
+
+
+def main() -> int:
+    """Run the demo; 0 if both jobs succeeded with an answer that their evidence supports."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="hyperdial-demo-") as folder:
+        console.print("starting the service: database, queue, API and two workers in a temporary folder …")
+        try:
+            with running(Path(folder), workers=2) as url, Client(url, key=None) as client:
+                console.print(f"ready at {url} after {time.monotonic() - began:.1f} s; submitting two jobs\n")
+                jobs = watch(console, url, [client.submit(job) for job in SPECS])
+                results = [result_of(client, job) for job in jobs]
+        except DidNotStart as error:
+            console.print(f"the service did not start:\n{error}", style="red")
+            return 1
+        except CommandError as error:
+            console.print(f"{error.message} {error.hint or ''}", style="red")
+            return 1
+    good = report(console, jobs, results)
+    console.print(f"\n{time.monotonic() - began:.0f} s in all. Next: `hyperdial up`, README.md and docs/quickstart.md.")
+    return 0 if good else 1
+
+
+def watch(console: Console, url: str, jobs: list[JobView]) -> list[JobView]:
+    """Show jobs side by side until all have ended."""
+    panels = [Progress(job) for job in jobs]
+    failures: list[CommandError] = []
+
+    def follow(panel: Progress) -> None:
+        try:
+            with Client(url, key=None) as client:
+                for event in client.events(panel.job.id):
+                    apply(event, panel)
+        except CommandError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=follow, args=(panel,), daemon=True) for panel in panels]
+    for thread in threads:
+        thread.start()
+    wide = console.width >= 150
+    layout = Columns(panels, equal=True, expand=True) if wide else Group(*panels)
+    with Live(layout, console=console, refresh_per_second=10):
+        for thread in threads:
+            thread.join()
+    if failures:
+        raise failures[0]
+    with Client(url, key=None) as client:
+        return [client.job(panel.job.id) for panel in panels]
+
+
+def result_of(client: Client, job: JobView) -> ResultView | None:
+    """What a job learned, if it succeeded."""
+    if job.status != "succeeded":
+        return None
+    return ResultView.model_validate_json(client.call("GET", f"/v1/jobs/{job.id}/result").content)
+
+
+def report(console: Console, jobs: list[JobView], results: list[ResultView | None]) -> bool:
+    """Print what was learned beside what one gets without; True if all is well."""
+    console.print("\ntraining the baselines on the same rows …")
+    parts = parts_of(SPECS[0])
+    began = time.monotonic()
+    outcomes = [without_penalty(parts), default(parts), grid(parts, points=GRID_POINTS, low=1e-8, high=1e4)]
+    outcomes += [learned(job, result) for job, result in zip(jobs, results, strict=True) if result is not None]
+    console.print(comparison(outcomes, parts))
+    console.print(f"(baselines by scikit-learn, {time.monotonic() - began:.1f} s; a lower loss is better)", style="dim")
+    good = True
+    for job, result in zip(jobs, results, strict=True):
+        console.print()
+        if result is None:
+            good = False
+            failure = f": {job.failure.code}: {job.failure.detail}" if job.failure else ""
+            console.print(Text(f"✘ {job.name}: {job.status}{failure}", style="red"))
+            continue
+        trusted = result.evidence.verdict in GOOD_VERDICTS
+        good = good and trusted
+        console.print(
+            Text(f"{'✔' if trusted else '✘'} {job.name}: {result.evidence.verdict}", "green" if trusted else "red")
+        )
+        console.print(f"  {result.evidence.sentence}")
+        for name, value in result.hyperparameters.items():
+            console.print(f"  {name}: {summary(value)}")
+    return good
+
+
+def learned(job: JobView, result: ResultView) -> Outcome:
+    """A job's answer, as the baselines are told."""
+    valid, test = result.metrics.get("valid", {}), result.metrics.get("test", {})
+    value = next(iter(result.hyperparameters.values()), None)
+    values = value if isinstance(value, list) else None
+    return Outcome(
+        approach=f"learned: {job.name}",
+        strength=sparkline([number(item) for item in values], logarithmic=True) if values else summary(value),
+        trainings=job.progress.step,
+        valid_loss=number(valid.get("loss")),
+        valid_accuracy=number(valid.get("accuracy")),
+        test_loss=number(test.get("loss")),
+        test_accuracy=number(test.get("accuracy")),
+    )
+
+
+def number(value: JsonValue) -> float:
+    """A number as it travels; NaN for what is none."""
+    return float(value) if isinstance(value, int | float | str) else float("nan")
+
+
+def comparison(outcomes: list[Outcome], parts: Parts) -> Table:
+    """The outcomes, one a row; the lowest losses stand out."""
+    table = Table(title=f"handwritten digits, {len(parts.train.y)} training rows", title_justify="left")
+    table.add_column("")
+    for name in ("strength", "trainings", "valid. loss", "valid. acc.", "test loss", "test acc."):
+        table.add_column(name, justify="right")
+    best = min(outcome.valid_loss for outcome in outcomes)
+    for outcome in outcomes:
+        table.add_row(
+            outcome.approach,
+            outcome.strength,
+            str(outcome.trainings),
+            Text(f"{outcome.valid_loss:.4f}", "bold green" if outcome.valid_loss <= best * 1.0005 else ""),
+            f"{outcome.valid_accuracy:.1%}",
+            f"{outcome.test_loss:.4f}",
+            f"{outcome.test_accuracy:.1%}",
+        )
+    return table
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
