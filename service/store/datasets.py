@@ -4,15 +4,16 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from pydantic import TypeAdapter
-from sqlalchemy import RowMapping, delete, literal, select, tuple_
+from sqlalchemy import RowMapping, delete, select
 
 from service.errors import DatasetInUse, NotFound
 from service.records import ColumnRecord, DatasetRecord
 from service.store.clock import database_now
 from service.store.database import Database
+from service.store.listing import older
 from service.store.outbox import forget_files, keep_files
 from service.store.states import is_final
-from service.tables import UTCDateTime, datasets, jobs
+from service.tables import datasets, jobs
 
 _COLUMNS: TypeAdapter[tuple[ColumnRecord, ...]] = TypeAdapter(tuple[ColumnRecord, ...])
 
@@ -126,9 +127,7 @@ class Datasets:
         """Return datasets, newest first, those before (created_at, id) of the last one of the page before."""
         query = select(datasets).order_by(datasets.c.created_at.desc(), datasets.c.id.desc()).limit(limit)
         if before is not None:
-            query = query.where(
-                tuple_(datasets.c.created_at, datasets.c.id) < tuple_(literal(before[0], UTCDateTime()), before[1])
-            )
+            query = query.where(older(datasets, before))
         with self._database.read() as connection:
             return [_record(row) for row in connection.execute(query).mappings()]
 

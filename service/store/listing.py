@@ -3,10 +3,16 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from sqlalchemy import Select, literal, select, tuple_
+from sqlalchemy import ColumnElement, Select, Table, literal, select, tuple_
 
 from service.records import JobStatus
 from service.tables import UTCDateTime, job_labels, jobs
+
+
+def older(table: Table, before: tuple[datetime, str]) -> ColumnElement[bool]:
+    """Return what is true of the rows that follow (created_at, id) in a list with the newest first."""
+    moment, identifier = before
+    return tuple_(table.c.created_at, table.c.id) < tuple_(literal(moment, UTCDateTime()), identifier)
 
 
 def newest_first(
@@ -32,5 +38,5 @@ def newest_first(
     if created_after is not None:
         query = query.where(jobs.c.created_at > created_after)
     if before is not None:
-        query = query.where(tuple_(jobs.c.created_at, jobs.c.id) < tuple_(literal(before[0], UTCDateTime()), before[1]))
+        query = query.where(older(jobs, before))
     return query

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, and_, case, insert, literal, null, or_, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, case, cast, insert, literal, null, or_, true, update
 
 from service.errors import LeaseLost
 from service.records import (
@@ -86,16 +86,17 @@ def move(
     Returns:
         The changed rows, all columns, as they are now.
     """
-    fits = [
-        jobs.c.status == each.source if each.when is None else and_(jobs.c.status == each.source, each.when)
-        for each in moves
-    ]
+    fits = [and_(jobs.c.status == each.source.value, true() if each.when is None else each.when) for each in moves]
 
     def where(applies: Callable[[Move], bool], then: object, *, otherwise: object) -> ColumnElement[object]:
         return case(
             *((fit, then if applies(each) else otherwise) for fit, each in zip(fits, moves, strict=True)),
             else_=otherwise,
         )
+
+    def nothing(name: str) -> ColumnElement[object]:
+        # PostgreSQL would take a CASE of bare NULLs for text.
+        return cast(null(), jobs.c[name].type)
 
     targets = [literal(each.target.value) for each in moves]
     settings: dict[str, object] = {
@@ -104,18 +105,18 @@ def move(
         "seq": jobs.c.seq + 1,
     }
     if any(each.target.is_final or each.source.is_final for each in moves):
-        settings["ended_at"] = where(lambda each: each.target.is_final, database_now(), otherwise=null())
+        settings["ended_at"] = where(lambda each: each.target.is_final, database_now(), otherwise=nothing("ended_at"))
     if any(each.lets_go for each in moves):
         until = database_now() if held_until is None else held_until
-        held = seconds_between(jobs.c.held_since, until)
         total = jobs.c.run_seconds
-        settings["run_seconds"] = where(lambda each: each.lets_go, total + held, otherwise=total)
+        spent = total + seconds_between(jobs.c.held_since, until)
+        settings["run_seconds"] = where(lambda each: each.lets_go, spent, otherwise=total)
         for name in ("worker_id", "held_since", "renewed_at", "lease_expires_at"):
-            settings[name] = where(lambda each: each.lets_go, null(), otherwise=jobs.c[name])
+            settings[name] = where(lambda each: each.lets_go, nothing(name), otherwise=jobs.c[name])
     if any(JobStatus.FAILED in (each.source, each.target) for each in moves):
         for name, value in _failure_columns(failure).items():
             known = literal(value, jobs.c[name].type)
-            settings[name] = where(lambda each: each.target is JobStatus.FAILED, known, otherwise=null())
+            settings[name] = where(lambda each: each.target is JobStatus.FAILED, known, otherwise=nothing(name))
     settings |= values or {}
     statement = update(jobs).where(*conditions, or_(*fits)).values(settings).returning(*jobs.c)
     rows = connection.execute(statement).mappings().all()
@@ -188,7 +189,7 @@ def end_attempts(
     for row in rows:
         settings: dict[str, object] = {
             "ended_at": database_now(),
-            "outcome": AttemptOutcome.LOST if lost else _OUTCOMES[JobStatus(row["status"])],
+            "outcome": (AttemptOutcome.LOST if lost else _OUTCOMES[JobStatus(row["status"])]).value,
         }
         if failure is not None:
             settings |= _failure_columns(failure)
