@@ -43,6 +43,8 @@ class Evaluation:
     """|⟨q, ∂_w inner⟩|: first-order estimate of how much the inner residual changes the outer loss."""
     adjoint_norm: float
     """‖q‖ in the coordinates of the solves."""
+    uncertainty: float
+    """Error of the gradient that was allowed for."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class ImplicitState:
     """Weights at which the metric takes its curvature; None for the bound that holds everywhere."""
     accuracy: float
     """Error of the hypergradient that is asked for, as a fraction of its expected norm."""
+    confirming: bool
+    """Whether the trial is the best point once more, to the accuracy of an answer."""
 
 
 @final
@@ -101,7 +105,7 @@ class Implicit(AbstractMethod[AbstractBilevelProblem, ImplicitState]):
         if raw.numel() == 0:
             raise LearnError("there is nothing to learn: every strength is fixed")
         adam = AdamState.zeros(raw) if isinstance(self.outer, Adam) else None
-        return ImplicitState(0, Cost(), seed, raw, None, None, None, adam, w, 0.3)
+        return ImplicitState(0, Cost(), seed, raw, None, None, None, adam, w, 0.3, confirming=False)
 
     def answer(self, problem: AbstractBilevelProblem, state: ImplicitState) -> Answer:  # noqa: ARG002
         """See `AbstractMethod.answer`."""
@@ -194,6 +198,7 @@ class Implicit(AbstractMethod[AbstractBilevelProblem, ImplicitState]):
             at.value,
             abs(correction),
             float(torch.linalg.vector_norm(at.adjoint.x)),
+            max(target, abs(correction)),
         )
         return found, inner, *self._refresh(state, metric, found, inner, at, cost)
 
@@ -217,6 +222,8 @@ class Implicit(AbstractMethod[AbstractBilevelProblem, ImplicitState]):
     def _target(self, state: ImplicitState, best: Evaluation, problem: AbstractBilevelProblem) -> float:
         """Return the error of the hypergradient that the coming step can bear."""
         low, high = problem.space.bounds(best.raw.dtype, best.raw.device)
+        if state.confirming:
+            return 0.1 * self.tolerance * abs(best.value)
         slope = float(projected_gradient(best.raw, best.gradient, low, high).abs().max())
         return state.accuracy * max(0.3 * slope, self.tolerance * abs(best.value))
 
@@ -224,13 +231,23 @@ class Implicit(AbstractMethod[AbstractBilevelProblem, ImplicitState]):
         self, outer: QuasiNewton, state: ImplicitState, found: Evaluation, low: Tensor, high: Tensor
     ) -> tuple[ImplicitState, Status]:
         noise = 2.0 * self.tolerance * 1e-2 * abs(found.value)
-        if state.quasi_newton is None:
+        model = state.quasi_newton
+        if model is None:
             model, accepted = outer.start(found.raw, found.corrected, found.gradient), True
+        elif state.confirming:
+            model, accepted = replace(model, value=found.corrected, gradient=found.gradient), True
         else:
-            model, accepted = outer.advance(state.quasi_newton, found.raw, found.corrected, found.gradient, noise=noise)
+            model, accepted = outer.advance(
+                model,
+                found.raw,
+                found.corrected,
+                found.gradient,
+                noise=noise,
+                gradient_noise=found.uncertainty + (0.0 if state.best is None else state.best.uncertainty),
+            )
         trial, decrement = outer.propose(model, low, high)
-        best = found if accepted else state.best
-        other = state.best if accepted else found
+        best = found if accepted or state.best is None else state.best
+        other = state.previous if state.confirming else state.best if accepted else found
         tol = self.tolerance * abs(model.value)
         done = (
             outer.is_stationary(model, low, high, tol=tol)
@@ -238,16 +255,19 @@ class Implicit(AbstractMethod[AbstractBilevelProblem, ImplicitState]):
             or model.rejected >= _MOST_REJECTIONS
             or model.small >= 3
         )
+        # What was found with loose solves is believed, and handed over, only after one that is not.
+        confirm = done and not state.confirming and best.error > 0.1 * tol
         state = replace(
             state,
-            trial=trial,
+            trial=best.raw if confirm else trial,
             best=best,
             previous=other,
-            quasi_newton=model,
+            quasi_newton=outer.restart(model) if confirm else model,
+            confirming=confirm,
             # A rejection may be the fault of loose solves.
             accuracy=state.accuracy if accepted else max(0.3 * state.accuracy, 1e-4),
         )
-        return state, Status.CONVERGED if done else Status.RUNNING
+        return state, Status.CONVERGED if done and not confirm else Status.RUNNING
 
     def _adam(
         self, outer: Adam, state: ImplicitState, found: Evaluation, low: Tensor, high: Tensor

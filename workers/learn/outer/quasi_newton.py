@@ -64,7 +64,14 @@ class QuasiNewton:
         return QuasiNewtonState(raw, value, gradient, none, none, self.first_step, 0, 0)
 
     def advance(
-        self, state: QuasiNewtonState, raw: Tensor, value: float, gradient: Tensor, *, noise: float
+        self,
+        state: QuasiNewtonState,
+        raw: Tensor,
+        value: float,
+        gradient: Tensor,
+        *,
+        noise: float,
+        gradient_noise: float,
     ) -> tuple[QuasiNewtonState, bool]:
         """Take in a trial and return the state after it, and whether the trial is the new incumbent.
 
@@ -74,11 +81,13 @@ class QuasiNewton:
             value: the outer objective there.
             gradient: the hypergradient there, [h].
             noise: differences of values below this mean nothing.
+            gradient_noise: likewise for coordinates of gradients: their difference is then no curvature.
         """
         step, change = raw - state.raw, gradient - state.gradient
         slope, slope_after = float(torch.dot(state.gradient, step)), float(torch.dot(gradient, step))
         length = float(step.abs().max())
-        state = self._remember(state, step, change)
+        if float(change.abs().max()) > gradient_noise:
+            state = self._remember(state, step, change)
         accepted = value <= state.value + 1e-4 * slope + noise
         if not accepted:
             # The minimiser of the cubic through both ends, kept well inside.
@@ -104,6 +113,10 @@ class QuasiNewton:
             direction = direction * (state.radius / longest)
         trial = torch.minimum(torch.maximum(state.raw + direction, low), high)
         return trial, -0.5 * float(torch.dot(gradient, trial - state.raw))
+
+    def restart(self, state: QuasiNewtonState) -> QuasiNewtonState:
+        """Return the state with failures forgotten: they were those of values less accurate than the next."""
+        return replace(state, radius=max(state.radius, 0.5 * self.first_step), rejected=0, small=0)
 
     def is_stationary(self, state: QuasiNewtonState, low: Tensor, high: Tensor, *, tol: float) -> bool:
         """Whether the projected gradient is within `tol` and this is no plateau that was never left."""

@@ -98,7 +98,8 @@ class Design:
     def row_norms(self) -> Tensor:
         """Return the Euclidean norm of every row, [n]."""
         if not self.is_sparse:
-            return torch.linalg.vector_norm(self.matrix, dim=1)
+            norms: Tensor = torch.linalg.vector_norm(self.matrix, dim=1)
+            return norms
         starts = self.matrix.crow_indices().long()
         rows = torch.repeat_interleave(torch.arange(self.rows, device=starts.device), starts[1:] - starts[:-1])
         squares = self.matrix.values().square()
