@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, Pool, Table, create_engine, make_url,
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects import sqlite as sqlite_dialect
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from service.errors import StoreUnavailable
@@ -181,6 +181,11 @@ def _translated() -> Iterator[None]:
     except DBAPIError as error:
         if is_unavailable(error):
             raise StoreUnavailable from error
+        raise
+    except StatementError as error:
+        # A value that cannot be stored, such as NaN in a document, is refused before the database sees it.
+        if isinstance(error.orig, ValueError):
+            raise ValueError(str(error.orig)) from error
         raise
 
 

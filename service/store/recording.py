@@ -50,7 +50,7 @@ _APPEND: Final = (
         renewed_at=database_now(),
         lease_expires_at=database_now(bindparam("lease_seconds")),
     )
-    .returning(jobs.c.status, jobs.c.seq, jobs.c.steps_before, jobs.c.renewed_at)
+    .returning(jobs.c.status, jobs.c.seq, jobs.c.steps_before, jobs.c.latest_at, jobs.c.renewed_at)
 )
 _INSERT_POINTS: Final = insert(points)
 _INSERT_LINES: Final = insert(events)
@@ -88,7 +88,7 @@ def record(
                     "step": point.step,
                     "seq": seq + place,
                     "attempt": lease.attempt,
-                    "at": row.renewed_at,
+                    "at": row.latest_at,
                     "elapsed_s": point.elapsed_s,
                     "body": point.body,
                 }

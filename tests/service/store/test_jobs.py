@@ -198,9 +198,7 @@ def test_counts_name_every_status(store: Store) -> None:
     assert sum(counts.values()) == 8
 
 
-@pytest.mark.parametrize(
-    "status", [each for each in JobStatus if not each.is_final]
-)
+@pytest.mark.parametrize("status", [each for each in JobStatus if not each.is_final])
 def test_only_an_ended_job_is_deleted(store: Store, status: JobStatus) -> None:
     job = job_in(store, status)
     with pytest.raises(StateConflict):
