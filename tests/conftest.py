@@ -1,6 +1,5 @@
 """Databases for tests: every test that asks for `store` runs on SQLite and on a real PostgreSQL."""
 
-import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,7 +28,7 @@ def start_postgresql(folder: Path) -> Server:
 
 @pytest.fixture(scope="session")
 def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One server for each pytest process, with an upgraded database."""
+    """One server for each pytest process, with an empty database named `work`."""
     with warnings.catch_warnings():
         # platformdirs tells that a session has no runtime folder; pgserver then takes one in /tmp.
         warnings.simplefilter("ignore")
@@ -40,71 +39,67 @@ def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serv
             connection.execute("ALTER SYSTEM SET fsync = off")
             connection.execute("SELECT pg_reload_conf()")
             connection.execute("CREATE DATABASE work")
-        database = Database(server.get_uri("work"))
-        schema.upgrade(database)
-        database.close()
         yield server
     finally:
         server.cleanup()
 
 
 @pytest.fixture(scope="session")
-def sqlite_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An upgraded SQLite database to copy."""
-    path = tmp_path_factory.mktemp("sqlite") / "model.sqlite"
-    database = Database(f"sqlite:///{path}")
-    schema.upgrade(database)
-    with database.read() as connection:
-        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
-    database.close()
-    return path
+def shared_databases(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], Database]]:
+    """Databases for all tests of a process, by kind: an engine that has compiled its statements is worth keeping."""
+    opened: dict[str, Database] = {}
 
+    def of_kind(kind: str) -> Database:
+        if kind not in opened:
+            if kind == "sqlite":
+                url = f"sqlite:///{tmp_path_factory.mktemp('sqlite') / 'hyperdial.sqlite'}"
+            else:
+                url = request.getfixturevalue("postgresql_server").get_uri("work")
+            opened[kind] = Database(url)
+            schema.upgrade(opened[kind])
+        return opened[kind]
 
-@pytest.fixture
-def sqlite_url(sqlite_model: Path, tmp_path: Path) -> str:
-    """The URL of an upgraded, empty SQLite database."""
-    path = tmp_path / "hyperdial.sqlite"
-    shutil.copyfile(sqlite_model, path)
-    return f"sqlite:///{path}"
-
-
-@pytest.fixture
-def postgresql_url(postgresql_server: Server) -> Iterator[str]:
-    """The URL of an upgraded, empty PostgreSQL database."""
-    yield postgresql_server.get_uri("work")
-    # Emptying takes milliseconds, a new database for each test half a second.
-    empty = "; ".join(f"DELETE FROM {table.name}" for table in reversed(metadata.sorted_tables))
-    others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'work' AND pid <> pg_backend_pid()"
-    with psycopg.connect(postgresql_server.get_uri("work"), autocommit=True) as connection:
-        connection.execute(others)
-        connection.execute(empty)
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest) -> str:
-    """The URL of an upgraded, empty database of either kind."""
-    url: str = request.getfixturevalue(f"{request.param}_url")
-    return url
-
-
-@pytest.fixture
-def open_database(database_url: str) -> Iterator[Callable[[], Database]]:
-    """Open one more `Database` on the same database, as another process would."""
-    opened: list[Database] = []
-
-    def open_one() -> Database:
-        opened.append(Database(database_url))
-        return opened[-1]
-
-    yield open_one
-    for database in opened:
+    yield of_kind
+    for database in opened.values():
         database.close()
 
 
+def empty(database: Database) -> None:
+    """Delete all rows: milliseconds, where a new database takes half a second."""
+    with database.write(durable=False) as connection:
+        for table in reversed(metadata.sorted_tables):
+            connection.execute(table.delete())
+
+
 @pytest.fixture
-def database(open_database: Callable[[], Database]) -> Database:
+def sqlite_database(shared_databases: Callable[[str], Database]) -> Iterator[Database]:
+    """An upgraded, empty SQLite database."""
+    database = shared_databases("sqlite")
+    yield database
+    empty(database)
+
+
+@pytest.fixture
+def postgresql_database(shared_databases: Callable[[str], Database]) -> Iterator[Database]:
+    """An upgraded, empty PostgreSQL database."""
+    database = shared_databases("postgresql")
+    yield database
+    empty(database)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest) -> Database:
     """An upgraded, empty database of either kind."""
-    return open_database()
+    found: Database = request.getfixturevalue(f"{request.param}_database")
+    return found
+
+
+@pytest.fixture
+def database_url(database: Database) -> str:
+    """The URL of `database`, for other processes and further connections."""
+    return database.engine.url.render_as_string(hide_password=False)
 
 
 @pytest.fixture
