@@ -39,7 +39,7 @@ travel as `"NaN"`, `"Infinity"` and `"-Infinity"`. Names and shapes only ever gr
 
 
 def problems(*statuses: int, is_open: bool = False) -> Responses:
-    """Declare that an endpoint may refuse with these, and with what every endpoint may; `is_open`: it asks for no key."""
+    """Declare that an endpoint may refuse with these and with what all do; one that `is_open` asks for no key."""
     anywhere = (422,) if is_open else (401, 403, 422, 503)
     return {status: _problem(status) for status in sorted({*statuses, *anywhere})}
 
