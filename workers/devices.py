@@ -113,8 +113,6 @@ def runner_environment(environment: Mapping[str, str], device: Device, *, thread
         "MKL_NUM_THREADS": str(threads),
         "OPENBLAS_NUM_THREADS": "1",  # of numpy and scipy, which do no heavy work here; torch has its own
         "OMP_DYNAMIC": "false",
-        # Threads that wait must not spin: on a machine that others use too, they keep from the CPU what they wait for.
-        "OMP_WAIT_POLICY": "PASSIVE",
         # Waiting threads sleep instead of spinning: beside other processes, spinning was seen to cost fifty times
         # the time of the work itself.
         "OMP_WAIT_POLICY": "passive",
