@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, Pool, Table, create_engine, make_url,
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects import sqlite as sqlite_dialect
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError, StatementError
+from sqlalchemy.exc import DataError, DBAPIError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from service.errors import StoreUnavailable
@@ -114,6 +114,7 @@ class Database:
         Raises:
             StoreUnavailable: the database cannot be reached, is full or read-only. Whether a commit that
                 was under way took place is then unknown: what is repeated must be idempotent.
+            ValueError: a value cannot be stored: NaN in a document, NUL in a text.
         """
         with _translated(), (self._durable if durable else self._writing).begin() as connection:
             yield connection
@@ -181,6 +182,8 @@ def _translated() -> Iterator[None]:
     except DBAPIError as error:
         if is_unavailable(error):
             raise StoreUnavailable from error
+        if isinstance(error, DataError):
+            raise ValueError("the database cannot hold a value: NUL in a text, or a number out of range") from error
         raise
     except StatementError as error:
         # A value that cannot be stored, such as NaN in a document, is refused before the database sees it.

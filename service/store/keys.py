@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import re
 import secrets
 from typing import Final
 
@@ -17,6 +18,7 @@ from service.tables import api_keys
 _PREFIX_ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 _PREFIX_LENGTH: Final = 8
 _SECRET_BYTES: Final = 32
+_FORM: Final = re.compile(rf"hd_([{_PREFIX_ALPHABET}]{{{_PREFIX_LENGTH}}})_[A-Za-z0-9_-]{{43}}")
 
 
 class Keys:
@@ -55,12 +57,12 @@ class Keys:
         The time that it takes tells nothing about the stored secret. That the key was used is noted once
         a minute at most, so that verifying does not write.
         """
-        parts = secret.split("_", 2)
-        if len(parts) != 3 or parts[0] != "hd" or not secret.isascii():
+        form = _FORM.fullmatch(secret)
+        if form is None:
             return None
         used_lately = api_keys.c.last_used_at > database_now(-60.0)
         query = select(api_keys, func.coalesce(used_lately, False).label("used_lately")).where(
-            api_keys.c.prefix == parts[1], api_keys.c.revoked_at.is_(None)
+            api_keys.c.prefix == form[1], api_keys.c.revoked_at.is_(None)
         )
         with self._database.read() as connection:
             row = connection.execute(query).mappings().first()
@@ -106,7 +108,7 @@ class Keys:
 
 def _digest(secret: str) -> str:
     # 256 random bits need no slow hash: there is nothing to guess.
-    return hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest()
+    return hashlib.sha256(secret.encode()).hexdigest()
 
 
 def _record(row: RowMapping) -> KeyRecord:
