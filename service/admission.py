@@ -86,19 +86,12 @@ def _device_warnings(spec: JobSpec, *, gpu_online: bool | None) -> Iterator[Admi
         yield AdmissionWarning(
             "/resources/device", "no_gpu_worker", "no worker with a GPU is online: the job will wait until one is"
         )
-    if spec.resources.precision is Precision.FLOAT32:
-        if spec.budget.tolerance < 1e-5:
-            yield AdmissionWarning(
-                "/budget/tolerance",
-                "beyond_precision",
-                "float32 does not resolve so small a hypergradient: take precision 'auto', or a tolerance of 1e-5",
-            )
-        if spec.verify:
-            yield AdmissionWarning(
-                "/resources/precision",
-                "coarse_evidence",
-                "in float32 the check of the hypergradient is good to about 1 %; 'auto' takes float64",
-            )
+    if spec.resources.precision is Precision.FLOAT32 and spec.budget.tolerance < 1e-5:
+        yield AdmissionWarning(
+            "/budget/tolerance",
+            "beyond_precision",
+            "float32 does not resolve so small a hypergradient: take precision 'auto', or a tolerance of 1e-5",
+        )
 
 
 def _strength_warnings(spec: JobSpec, task: Task, figures: Estimate) -> Iterator[AdmissionWarning]:
