@@ -2,7 +2,9 @@
 
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Protocol
 
 import psycopg
@@ -20,28 +22,36 @@ class Server(Protocol):
     def cleanup(self) -> None: ...
 
 
-def start_postgresql(folder: Path) -> Server:
-    """Start a PostgreSQL server whose data lies in `folder`."""
-    pgserver = pytest.importorskip("pgserver")
-    return pgserver.get_server(folder, cleanup_mode="stop")
+@contextmanager
+def postgresql() -> Iterator[tuple[Server, Path]]:
+    """Run a PostgreSQL server; gives it and the folder of its data."""
+    # Not pytest's own folder: the server runs as another user when the tests run as root, and every new
+    # session of pytest closes that folder to others again.
+    with TemporaryDirectory(prefix="hyperdial-postgresql-", ignore_cleanup_errors=True) as name:
+        folder = Path(name) / "data"
+        folder.mkdir()
+        folder.parent.chmod(0o755)
+        with warnings.catch_warnings():
+            # platformdirs tells that a session has no runtime folder; pgserver then takes one in /tmp.
+            warnings.simplefilter("ignore")
+            pgserver = pytest.importorskip("pgserver")
+            server: Server = pgserver.get_server(folder, cleanup_mode="stop")
+        try:
+            yield server, folder
+        finally:
+            server.cleanup()
 
 
 @pytest.fixture(scope="session")
-def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def postgresql_server() -> Iterator[Server]:
     """One server for each pytest process, with an empty database named `work`."""
-    with warnings.catch_warnings():
-        # platformdirs tells that a session has no runtime folder; pgserver then takes one in /tmp.
-        warnings.simplefilter("ignore")
-        server = start_postgresql(tmp_path_factory.mktemp("postgresql"))
-    try:
+    with postgresql() as (server, _):
         with psycopg.connect(server.get_uri("postgres"), autocommit=True) as connection:
             # The machine does not lose its power in a test, and a crash of the server loses nothing without it.
             connection.execute("ALTER SYSTEM SET fsync = off")
             connection.execute("SELECT pg_reload_conf()")
             connection.execute("CREATE DATABASE work")
         yield server
-    finally:
-        server.cleanup()
 
 
 @pytest.fixture(scope="session")

@@ -13,29 +13,9 @@ from sqlalchemy import Connection, Engine, Pool, Table, create_engine, make_url,
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects import sqlite as sqlite_dialect
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DataError, DBAPIError, StatementError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from service.errors import StoreUnavailable
 from service.store import sqlite
-
-_PROGRAMMING_CODES: Final = frozenset(
-    {
-        sqlite3.SQLITE_ERROR,
-        sqlite3.SQLITE_CONSTRAINT,
-        sqlite3.SQLITE_MISMATCH,
-        sqlite3.SQLITE_MISUSE,
-        sqlite3.SQLITE_RANGE,
-        sqlite3.SQLITE_TOOBIG,
-    }
-)
-"""SQLite's answers that are a mistake of ours; every other says that the file, the disk or a lock is in the way."""
-
-_AWAY_CLASSES: Final = frozenset({"08", "40", "53", "55", "57", "58", "XX"})
-"""Classes of SQLSTATE: connection, deadlock, resources, not in the state needed, operator, system, internal."""
-
-_AWAY_STATES: Final = frozenset({"25006", "25P03", "25P04"})
-"""A server that has become a read-only standby, and transactions that it ended for their age."""
+from service.store.outages import translated
 
 
 class Database:
@@ -100,7 +80,7 @@ class Database:
         Raises:
             StoreUnavailable: the database cannot be reached.
         """
-        with _translated(), self.engine.begin() as connection:
+        with translated(), self.engine.begin() as connection:
             yield connection
 
     @contextmanager
@@ -116,7 +96,7 @@ class Database:
                 was under way took place is then unknown: what is repeated must be idempotent.
             ValueError: a value cannot be stored: NaN in a document, NUL in a text.
         """
-        with _translated(), (self._durable if durable else self._writing).begin() as connection:
+        with translated(), (self._durable if durable else self._writing).begin() as connection:
             yield connection
 
     @contextmanager
@@ -129,7 +109,7 @@ class Database:
         Raises:
             StoreUnavailable: the database cannot be reached.
         """
-        with _translated(), self._durable.connect() as connection:
+        with translated(), self._durable.connect() as connection:
             raw = connection.connection.driver_connection
             if isinstance(raw, sqlite3.Connection):
                 raw.execute("PRAGMA foreign_keys = OFF")
@@ -156,40 +136,6 @@ class Database:
     def close(self) -> None:
         """Close the idle connections; a later use opens new ones."""
         self.engine.dispose()
-
-
-def is_unavailable(error: DBAPIError) -> bool:
-    """Tell whether `error` means that the database is away, and not that a statement was wrong."""
-    if error.connection_invalidated:
-        return True
-    cause = error.orig
-    if isinstance(cause, sqlite3.Error):
-        code: int | None = getattr(cause, "sqlite_errorcode", None)
-        return code is not None and code & 0xFF not in _PROGRAMMING_CODES
-    state: str | None = getattr(cause, "sqlstate", None)
-    if state is None:
-        # Without a code the server did not say it: the connection failed, or was lost.
-        return type(error).__name__ in ("OperationalError", "InterfaceError")
-    return state[:2] in _AWAY_CLASSES or state in _AWAY_STATES
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except PoolTimeout as error:
-        raise StoreUnavailable from error
-    except DBAPIError as error:
-        if is_unavailable(error):
-            raise StoreUnavailable from error
-        if isinstance(error, DataError):
-            raise ValueError("the database cannot hold a value: NUL in a text, or a number out of range") from error
-        raise
-    except StatementError as error:
-        # A value that cannot be stored, such as NaN in a document, is refused before the database sees it.
-        if isinstance(error.orig, ValueError):
-            raise ValueError(str(error.orig)) from error
-        raise
 
 
 def _to_json(value: object) -> str:
