@@ -3,6 +3,7 @@
 import argparse
 import os
 import signal
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from types import FrameType
@@ -13,17 +14,19 @@ from service.queue import make_bell
 from service.settings import Settings
 from service.store import Database, Store
 from workers.bell import make_listener
+from workers.child import RUNNER
 from workers.devices import find_device
 from workers.reconciler import Reconciler
 from workers.supervisor import Supervisor
 
 
-def run_worker(settings: Settings, device: str) -> None:
+def run_worker(settings: Settings, device: str, *, command: Sequence[str] = RUNNER) -> None:
     """Work until SIGTERM or SIGINT, then hand back the job that is under way, saved.
 
     Args:
         settings: of this process and its runners, which read the same environment.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        command: starts a runner.
 
     Raises:
         ValueError: there is no such device.
@@ -43,6 +46,7 @@ def run_worker(settings: Settings, device: str) -> None:
         settings,
         find_device(device, os.environ),
         draining=draining,
+        command=command,
     )
     reconciler = Reconciler(
         store, FileStore(settings.files), make_bell(settings), settings, holder=supervisor.worker_id

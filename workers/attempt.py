@@ -146,11 +146,16 @@ class Attempt:
                 f"no step ended within {limits.stall_seconds:g} seconds after {max(self._step, 0)} steps",
                 retryable=True,
             )
-        elif self._given is not None and now - self._given_at > limits.grace_seconds:
+        elif self._given is not None and now - self._given_at > self._grace(self._given):
             return self._enforce(self._given)
         else:
             return False
         return True
+
+    def _grace(self, order: Order) -> float:
+        # Only between steps is there something to save.
+        is_wasted = order is Order.CANCEL and self._phase in (Phase.PREPARING, Phase.CHECKING)
+        return 0.0 if is_wasted else self._limits.grace_seconds
 
     def _enforce(self, order: Order) -> bool:
         match order:

@@ -11,7 +11,7 @@ from service.errors import FileMissing
 from service.files import FileStore
 from service.records import Claim
 from workers.checkpoint import CheckpointRefused, Seal, load, spec_hash
-from workers.verdict import CheckpointsUnreadable
+from workers.failures import CheckpointsUnreadable
 
 log = logging.getLogger(__name__)
 

@@ -23,6 +23,7 @@ from service.spec.job import JobSpec
 from service.store import Database, NewPoint, Store
 from workers.checkpoint import Seal, spec_hash
 from workers.data.errors import BadData
+from workers.failures import Diverged, Late, cause_of
 from workers.learn.method import State, Status, run
 from workers.messages import LATE, Assignment, Order, Phase
 from workers.parent import Parent
@@ -33,7 +34,6 @@ from workers.saver import Saver
 from workers.spool import Spool, spool_folder
 from workers.study import BeginStudy, begin_study
 from workers.tail import Tail
-from workers.verdict import Diverged, Late, verdict_on
 
 log = logging.getLogger(__name__)
 
@@ -94,11 +94,11 @@ class Runner:
             except torch.AcceleratorError:
                 raise
             except Exception as error:
-                verdict = verdict_on(error)
-                log.exception("The job failed", extra={"code": verdict.code.value})
+                cause = cause_of(error)
+                log.exception("The job failed", extra={"code": cause.code.value})
                 self._write_verdict(
                     lambda: leases.fail(
-                        lease, verdict.code, verdict.detail, retryable=verdict.retryable, log_tail=self._tail.text()
+                        lease, cause.code, cause.detail, retryable=cause.retryable, log_tail=self._tail.text()
                     )
                 )
 
@@ -151,6 +151,7 @@ class Runner:
             recorder.note(f"{status} after {state.step} steps" if status is Status.CONVERGED else "the steps are done")
             conclusion = study.conclude(state)
             files = [self._stored(claim.lease, name, data) for name, data in study.files(conclusion).items()]
+            self._obey(recorder, saver, state, status)
             spent = Spent(elapsed(), elapsed(), _peak_memory_bytes(), state.cost)
             result = study.result(conclusion, spent=spent, files=files)
             files.append(self._stored(claim.lease, RESULT_FILE, result_file(result)))
@@ -270,7 +271,7 @@ def _meant_by(status: JobStatus) -> Order | None:
 def _make_repeatable(threads: int) -> None:
     """Let the same sums be done in the same order on every attempt."""
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(mode=True, warn_only=True)
+    torch.set_deterministic_debug_mode("warn")  # `use_deterministic_algorithms` would import the compiler: seconds
     # Filling new memory is a debugging aid, and takes time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a module of a class
     torch.backends.cudnn.benchmark = False
