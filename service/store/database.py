@@ -41,7 +41,8 @@ class Database:
             pool_size: connections kept open; twice as many are opened when needed.
             pool_seconds: wait for a free connection.
             connect_seconds: wait for PostgreSQL to answer.
-            statement_seconds: limit of one statement on PostgreSQL.
+            statement_seconds: limit of one statement on PostgreSQL, and of the pause between two: a process
+                that was stopped within a transaction does not keep its locks for longer.
             busy_seconds: wait for other writers on SQLite.
 
         Raises:
@@ -167,7 +168,7 @@ def _postgresql_arguments(url: URL, connect_seconds: int, statement_seconds: flo
     }
     if "options" not in url.query:
         arguments["options"] = (
-            f"-c statement_timeout={milliseconds} -c idle_in_transaction_session_timeout={2 * milliseconds}"
+            f"-c statement_timeout={milliseconds} -c idle_in_transaction_session_timeout={milliseconds}"
         )
     return url.set(drivername="postgresql+psycopg"), arguments
 

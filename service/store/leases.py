@@ -61,7 +61,8 @@ class Leases:
             with self._database.read() as connection:
                 if connection.scalar(next_for(device)) is None:
                     return None
-        with self._database.write() as connection:
+        # Lost with the power, it is lost with the worker: the job still waits.
+        with self._database.write(durable=False) as connection:
             return take_next(connection, worker_id, device=device, lease_seconds=lease_seconds)
 
     def renew(self, lease: Lease, *, lease_seconds: float) -> JobStatus:

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from sqlalchemy import Connection, Double, and_, case, cast, literal, update
+from sqlalchemy import ColumnElement, Connection, Double, Select, and_, case, cast, literal, select, update
 
 from service.records import FailureCode, JobStatus
 from service.store.clock import database_now
@@ -41,14 +41,15 @@ def after_loss(backoff_seconds: float) -> dict[str, object]:
 def take_silent(connection: Connection, *, backoff_seconds: float) -> list[str]:
     """Take all jobs whose lease has run out, in one UPDATE, within a transaction that writes.
 
-    A worker that writes at the same moment holds the row: whoever comes second looks at the row again,
-    and either the reaper finds a lease that was renewed or the worker finds that it has none.
+    A worker that writes at the same moment holds the row on PostgreSQL, and is passed over: it is alive,
+    or stopped within a transaction that the server will end. One that comes later waits for the reaper,
+    looks at the row again, and finds that it has no lease.
     """
     rows = move(
         connection,
         LOSE,
         is_held,
-        jobs.c.lease_expires_at < database_now(),
+        jobs.c.id.in_(_nobody_is_writing(jobs.c.lease_expires_at < database_now())),
         values=after_loss(backoff_seconds),
         failure=_SILENCE,
         # What it did after its last sign of life is not known and not charged.
@@ -62,6 +63,11 @@ def extend_leases(connection: Connection, seconds: float) -> None:
     """Let every lease last for `seconds` from now at least."""
     connection.execute(
         update(jobs)
-        .where(is_held, jobs.c.lease_expires_at < database_now(seconds))
+        .where(jobs.c.id.in_(_nobody_is_writing(jobs.c.lease_expires_at < database_now(seconds))))
         .values(lease_expires_at=database_now(seconds))
     )
+
+
+def _nobody_is_writing(condition: ColumnElement[bool]) -> Select[tuple[str]]:
+    """Choose and lock held jobs that meet the condition, without those that somebody has locked."""
+    return select(jobs.c.id).where(is_held, condition).with_for_update(skip_locked=True)
