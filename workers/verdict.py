@@ -94,7 +94,7 @@ def judge(found: Findings) -> tuple[Verdict, str]:
     if found.slope > found.flat:
         return Verdict.DESCENDING, (
             f"The objective still falls at the answer, by {_percent(found.slope / found.size)} for each factor e in "
-            f"the steepest strength: more outer steps will do better; {agreement}."
+            f"the steepest strength: more outer steps, or a smaller tolerance, will do better; {agreement}."
         )
     if found.blocked:
         return Verdict.AT_BOUND, (

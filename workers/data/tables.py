@@ -61,7 +61,7 @@ _PARSE: Final = pacsv.ParseOptions(delimiter=",", newlines_in_values=True)
 
 def _require_text(path: Path) -> None:
     decoder = codecs.getincrementaldecoder("utf-8")()
-    line = 1
+    line, quotes = 1, 0
     with path.open("rb") as stream:
         while True:
             piece = stream.read(_TEXT_PIECE)
@@ -75,8 +75,12 @@ def _require_text(path: Path) -> None:
                 line += error.object.count(b"\n", 0, error.start)
                 raise BadData(f"Line {line} is not UTF-8 text: save the file as UTF-8.") from error
             if not piece:
-                return
+                break
             line += piece.count(b"\n")
+            quotes += piece.count(b'"')
+    # The parser would take all that follows an open quote for one value, and drop those rows without a word.
+    if quotes % 2:
+        raise BadData("A quote is not closed: the file has an odd number of them; within a value they are doubled.")
 
 
 def _require_names(names: Sequence[str]) -> None:
