@@ -28,11 +28,10 @@ from workers.learn.method import State, Status, run
 from workers.messages import LATE, Assignment, Order, Phase
 from workers.parent import Parent
 from workers.recorder import Recorder
-from workers.report import RESULT_FILE, Spent, result_file
 from workers.resume import Saved, newest_good
 from workers.saver import Saver
 from workers.spool import Spool, spool_folder
-from workers.study import BeginStudy, begin_study
+from workers.study import BeginStudy
 from workers.tail import Tail
 
 log = logging.getLogger(__name__)
@@ -150,11 +149,10 @@ class Runner:
             saver.consider(state, status, is_last=True)
             recorder.note(f"{status} after {state.step} steps" if status is Status.CONVERGED else "the steps are done")
             conclusion = study.conclude(state)
-            files = [self._stored(claim.lease, name, data) for name, data in study.files(conclusion).items()]
+            files = [self._stored(claim.lease, name, data) for name, data in conclusion.files().items()]
             self._obey(recorder, saver, state, status)
-            spent = Spent(elapsed(), elapsed(), _peak_memory_bytes(), state.cost)
-            result = study.result(conclusion, spent=spent, files=files)
-            files.append(self._stored(claim.lease, RESULT_FILE, result_file(result)))
+            result = conclusion.result(wall_seconds=elapsed(), peak_memory_bytes=_peak_memory_bytes(), files=files)
+            files.append(self._stored(claim.lease, *conclusion.result_file(result)))
             recorder.settle(wait=self._parent.waiting, points_only=True)
         log.info("The job succeeded", extra={"steps": state.step})
         self._succeed(claim.lease, result, files)
@@ -251,11 +249,6 @@ class Runner:
             lease_seconds=settings.lease_seconds,
             record_seconds=settings.record_seconds,
         )
-
-
-def make_runner(settings: Settings, parent: Parent, tail: Tail) -> Runner:
-    """Return the runner of real jobs."""
-    return Runner(settings, parent, tail, begin_study)
 
 
 def _meant_by(status: JobStatus) -> Order | None:

@@ -15,7 +15,7 @@ from workers.processes import die_with_parent, lower_thread_priority, prefer_as_
 from workers.tail import Tail
 
 
-def main(module: str = "workers.runner") -> None:
+def main(module: str = "workers.workshop") -> None:
     """Import, wait, do one job, and end without ceremony.
 
     Args:

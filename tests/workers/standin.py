@@ -7,6 +7,7 @@ What a job does is said by its labels: `pause` (seconds a step takes), `trouble`
     python tests/workers/standin.py PARENT      a runner
 """
 
+import json
 import math
 import os
 import signal
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service import logs
+from service.numbers import jsonable
 from service.records import DatasetRecord, FileRecord, JsonObject
 from service.settings import Settings
 from service.spec.job import JobSpec
@@ -37,7 +39,6 @@ def _begin(folder: Path) -> object:
     from workers.data.errors import BadData
     from workers.learn.cost import Cost
     from workers.learn.method import Answer, TrajectoryPoint
-    from workers.report import Spent, point_body
 
     @dataclass(frozen=True)
     class WanderState:
@@ -104,21 +105,29 @@ def _begin(folder: Path) -> object:
 
         def __init__(self, spec: JobSpec) -> None:
             self.method = Wander(spec.seed, spec.labels)
-            self._spec = spec
+            self._trouble = spec.labels.get("trouble")
 
         def point(self, point: TrajectoryPoint) -> JsonObject:
-            return point_body(point)
+            return {"sum": jsonable(point.valid_loss), "x": jsonable(point.hypergradient_norm)}
 
-        def conclude(self, state: WanderState) -> WanderState:
-            return state
+        def conclude(self, state: WanderState) -> "End":
+            return End(state, self._trouble)
 
-        def files(self, conclusion: WanderState) -> Mapping[str, bytes]:
-            return {"weights.safetensors": conclusion.x.numpy().tobytes()}
+    class End:
+        def __init__(self, state: WanderState, trouble: str | None) -> None:
+            self._state = state
+            self._trouble = trouble
 
-        def result(self, conclusion: WanderState, *, spent: Spent, files: Sequence[FileRecord]) -> JsonObject:
-            if self._spec.labels.get("trouble") == "slow_check":
+        def files(self) -> Mapping[str, bytes]:
+            return {"weights.safetensors": self._state.x.numpy().tobytes()}
+
+        def result(self, *, wall_seconds: float, peak_memory_bytes: int, files: Sequence[FileRecord]) -> JsonObject:
+            if self._trouble == "slow_check":
                 time.sleep(3600)
-            return {"sum": conclusion.sum.hex(), "wall_s": spent.wall_s}
+            return {"sum": self._state.sum.hex(), "wall_s": wall_seconds}
+
+        def result_file(self, result: JsonObject) -> tuple[str, bytes]:
+            return "result.json", json.dumps(result).encode()
 
     def begin(spec: JobSpec, dataset: DatasetRecord, path: Path | None, *, device: str) -> StandIn:
         if spec.labels.get("trouble") == "bad_data":

@@ -163,8 +163,11 @@ def test_a_drained_and_resumed_run_is_the_same_run(fleet: Fleet) -> None:
     fleet.reaches(job_id, JobStatus.SUCCEEDED)
     assert fleet.store.jobs.attempts(job_id)[1].steps_from == drained.steps_done
     assert fleet.trajectory(job_id) == fleet.undisturbed(job_id, steps=60)
-    states = {worker.state for worker in fleet.store.workers.list(timeout_seconds=60.0)}
-    assert states == {WorkerState.OFFLINE, WorkerState.IDLE}
+
+    def states() -> set[WorkerState]:
+        return {worker.state for worker in fleet.store.workers.list(timeout_seconds=60.0)}
+
+    eventually(lambda: states() == {WorkerState.OFFLINE, WorkerState.IDLE})
 
 
 def test_a_runner_dies_with_its_supervisor_and_the_job_goes_on_elsewhere(tmp_path: Path) -> None:
