@@ -24,6 +24,8 @@ from workers.learn.whitened_oracle import WhitenedOracle
 
 _MOST_REFINEMENTS = 4
 _MOST_REJECTIONS = 8
+# The bound ‖residual‖ · ‖dw/draw‖ of an adjoint's effect is never attained; measured on digits, a9a, breast_cancer.
+_LINEAR_SLACK = 3.0
 
 
 @dataclass(frozen=True)
@@ -172,10 +174,10 @@ class Implicit(AbstractMethod[AbstractBilevelProblem, ImplicitState]):
             u = inner.w
             if math.isnan(target):
                 outer_size = float(torch.linalg.vector_norm(seen.outer(u, raw).gradient))
-                linear_tol = 0.05 * outer_size
+                linear_tol = 0.15 * outer_size
                 cost += Cost(gradients=1)
             else:
-                linear_tol = target / bend
+                linear_tol = _LINEAR_SLACK * target / bend
             at = hypergradient(seen, u, raw, self.solver, tol=linear_tol, adjoint0=q, seed=state.seed + state.step)
             q = at.adjoint.x
             cost += inner.cost + at.cost

@@ -54,8 +54,8 @@ class QuasiNewton:
     """
 
     memory: int = 20
-    first_step: float = 1.0
-    """Largest change of a coordinate in the first step: one is a factor e in a strength."""
+    first_step: float = 2.0
+    """Largest change of a coordinate in the first step: two is a factor of seven in a strength."""
     largest_step: float = 6.0
 
     def start(self, raw: Tensor, value: float, gradient: Tensor) -> QuasiNewtonState:
