@@ -95,18 +95,12 @@ def _features(data: DataSpec, columns: Mapping[str, ColumnRecord], refusals: lis
         chosen = [columns[name] for name in data.features if name in columns]
     texts = [column.name for column in chosen if column.type not in _NUMERIC]
     if texts:
-        refusals.append(
-            Refusal("/data/features", f"{_named(texts)} of texts: features must be numbers; encode or leave out")
-        )
+        detail = f"texts in {_named(texts)}: features must be numbers; encode them or leave them out"
+        refusals.append(Refusal("/data/features", detail))
     missing = [column.name for column in chosen if column.missing and column.type in _NUMERIC]
     if missing:
-        refusals.append(
-            Refusal(
-                "/data/features",
-                f"{_named(missing)} with values that are missing or not finite: fill them in, "
-                "or name only complete columns in features",
-            )
-        )
+        detail = f"values missing or not finite in {_named(missing)}: fill them in, or name only complete columns in features"
+        refusals.append(Refusal("/data/features", detail))
     return chosen
 
 
@@ -215,9 +209,7 @@ def _unknown(names: list[str], columns: Mapping[str, ColumnRecord]) -> str:
 
 
 def _named(names: list[str]) -> str:
-    if len(names) == 1:
-        return f"column {_listed(names)} is"
-    return f"{len(names):,} columns {_listed(names)} are"
+    return f"column {_listed(names)}" if len(names) == 1 else f"{len(names):,} columns, {_listed(names)}"
 
 
 def _listed(names: list[str], most: int = 8) -> str:
