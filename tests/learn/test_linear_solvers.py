@@ -43,7 +43,7 @@ def symmetric(eigenvalues: Tensor, *, seed: int = 0) -> Tensor:
     p = len(eigenvalues)
     basis, _ = torch.linalg.qr(torch.randn(p, p, generator=generator, dtype=torch.float64))
     h = (basis * eigenvalues.double()) @ basis.T
-    return 0.5 * (h + h.T)
+    return 0.5 * h + 0.5 * h.mT
 
 
 def definite(condition: float, *, p: int = P, seed: int = 0) -> Tensor:
