@@ -16,6 +16,7 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    SmallInteger,
     String,
     Table,
     Text,
@@ -78,6 +79,8 @@ jobs: Final = Table(
     Column("spec", _Json, nullable=False),
     Column("method", String(64), nullable=False),
     Column("device", String(16), nullable=False),
+    # In which order a worker with a GPU takes jobs of one priority: those that need it, may use it, do not.
+    Column("device_rank", SmallInteger, nullable=False),
     Column("dataset", String(128), nullable=False),
     # What a client sees change: the version with everything, the number of events with every event.
     Column("version", BigInteger, nullable=False),
@@ -119,10 +122,19 @@ Index("ix_jobs_status", jobs.c.status, jobs.c.created_at, jobs.c.id)
 Index("ix_jobs_method", jobs.c.method, jobs.c.created_at, jobs.c.id)
 Index("ix_jobs_dataset", jobs.c.dataset)
 Index("ix_jobs_ended_at", jobs.c.ended_at)
-# The order in which jobs are claimed; it holds waiting jobs only and so stays small.
+# The orders in which jobs are claimed, without and with a GPU; they hold waiting jobs only and so stay small.
 Index(
     "ix_jobs_queue",
     jobs.c.priority.desc(),
+    jobs.c.queued_at,
+    jobs.c.id,
+    postgresql_where=text("status = 'queued'"),
+    sqlite_where=text("status = 'queued'"),
+)
+Index(
+    "ix_jobs_gpu_queue",
+    jobs.c.priority.desc(),
+    jobs.c.device_rank,
     jobs.c.queued_at,
     jobs.c.id,
     postgresql_where=text("status = 'queued'"),

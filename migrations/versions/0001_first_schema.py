@@ -74,6 +74,7 @@ def upgrade() -> None:
         sa.Column("spec", sa.JSON(none_as_null=True), nullable=False),
         sa.Column("method", sa.String(length=64), nullable=False),
         sa.Column("device", sa.String(length=16), nullable=False),
+        sa.Column("device_rank", sa.SmallInteger(), nullable=False),
         sa.Column("dataset", sa.String(length=128), nullable=False),
         sa.Column("version", sa.BigInteger(), nullable=False),
         sa.Column("seq", sa.BigInteger(), nullable=False),
@@ -122,6 +123,14 @@ def upgrade() -> None:
         sqlite_where=sa.text(IS_HELD),
     )
     op.create_index("ix_jobs_method", "jobs", ["method", "created_at", "id"], unique=False)
+    op.create_index(
+        "ix_jobs_gpu_queue",
+        "jobs",
+        [sa.text("priority DESC"), "device_rank", "queued_at", "id"],
+        unique=False,
+        postgresql_where=sa.text(IS_QUEUED),
+        sqlite_where=sa.text(IS_QUEUED),
+    )
     op.create_index(
         "ix_jobs_queue",
         "jobs",

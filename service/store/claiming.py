@@ -1,6 +1,6 @@
 """Which job a worker takes next, chosen and taken in one statement."""
 
-from sqlalchemy import ColumnElement, Connection, Select, case, func, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, func, insert, or_, select
 
 from service.records import Claim, JobStatus, Lease
 from service.spec.job import Device
@@ -19,8 +19,7 @@ def next_for(device: str) -> Select[tuple[str]]:
     if device == Device.CPU:
         fits.append(jobs.c.device != Device.CUDA.value)
     else:
-        rank = {Device.CUDA.value: 0, Device.AUTO.value: 1, Device.CPU.value: 2}
-        order.insert(0, case(rank, value=jobs.c.device))
+        order.insert(0, jobs.c.device_rank)
     return select(jobs.c.id).where(*fits).order_by(jobs.c.priority.desc(), *order).limit(1)
 
 

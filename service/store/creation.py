@@ -1,15 +1,18 @@
 """A new job, with all that comes with it."""
 
 from collections.abc import Mapping
+from typing import Final
 
 from sqlalchemy import Connection, RowMapping, insert
 
 from service.identifiers import new_id
 from service.records import JobStatus
-from service.spec.job import JobSpec
+from service.spec.job import Device, JobSpec
 from service.store.clock import database_now
 from service.store.transitions import ring, status_body
 from service.tables import events, job_labels, jobs
+
+_RANKS: Final = {Device.CUDA: 0, Device.AUTO: 1, Device.CPU: 2}
 
 
 def insert_job(connection: Connection, spec: JobSpec) -> RowMapping:
@@ -27,6 +30,7 @@ def insert_job(connection: Connection, spec: JobSpec) -> RowMapping:
             spec=spec.model_dump(mode="json"),
             method=spec.method.kind,
             device=spec.resources.device.value,
+            device_rank=_RANKS[spec.resources.device],
             dataset=spec.data.dataset,
             version=1,
             seq=1,

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import Connection, RowMapping, and_, func, or_, select
+from sqlalchemy import Connection, RowMapping, func, literal, select, tuple_
 
 from service.records import JobStatus, ReasonCode, StatusReason, WorkerState
 from service.store.clock import database_now, seconds_between
 from service.store.states import is_queued
-from service.tables import jobs, workers
+from service.tables import UTCDateTime, jobs, workers
 
 _STANDING: Final[Mapping[JobStatus, StatusReason]] = {
     JobStatus.PAUSING: StatusReason(ReasonCode.PAUSE_REQUESTED, "saves its state and stops at the next step"),
@@ -77,19 +77,12 @@ def _waiting_reason(row: RowMapping, position: int | None, delay: float, fleet: 
 
 
 def _position(connection: Connection, row: RowMapping) -> dict[str, int]:
-    """Count the jobs before one, along the index of the queue."""
-    before = or_(
-        jobs.c.priority > row["priority"],
-        and_(
-            jobs.c.priority == row["priority"],
-            or_(
-                jobs.c.queued_at < row["queued_at"],
-                and_(jobs.c.queued_at == row["queued_at"], jobs.c.id < row["id"]),
-            ),
-        ),
-    )
-    count = select(func.count()).select_from(jobs).where(is_queued, before)
-    return {row["id"]: 1 + (connection.scalar(count) or 0)}
+    """Count the jobs before one: two ranges of the queue's index, which one condition with OR would not be."""
+    waiting = select(func.count()).select_from(jobs).where(is_queued)
+    earlier = tuple_(jobs.c.queued_at, jobs.c.id) < tuple_(literal(row["queued_at"], UTCDateTime()), row["id"])
+    above = waiting.where(jobs.c.priority > row["priority"]).scalar_subquery()
+    beside = waiting.where(jobs.c.priority == row["priority"], earlier).scalar_subquery()
+    return {row["id"]: 1 + (connection.scalar(select(above + beside)) or 0)}
 
 
 def _positions(connection: Connection, rows: Sequence[RowMapping]) -> dict[str, int]:

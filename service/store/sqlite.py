@@ -18,6 +18,9 @@ _READ_WAIT_MS: Final = 10_000
 _WRITE_WAIT_MS: Final = 20
 """SQLite's own waiting sleeps longer and longer, up to 100 ms: it starves. Beyond this we take turns ourselves."""
 
+_LOG_BYTES: Final = 64 * 2**20
+"""To this the log shrinks again after readers have kept it from being written back."""
+
 _NETWORK_FILE_SYSTEMS: Final = frozenset({"nfs", "nfs4", "cifs", "smbfs", "smb3", "fuse.sshfs", "9p"})
 
 
@@ -54,6 +57,7 @@ def prepare(engine: Engine, *, busy_seconds: float) -> None:
         connection.isolation_level = None  # the driver begins nothing by itself
         connection.execute(f"PRAGMA busy_timeout = {_READ_WAIT_MS}")
         connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
         connection.execute("PRAGMA foreign_keys = ON")
 
     @event.listens_for(engine, "begin")

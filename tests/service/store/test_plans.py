@@ -83,10 +83,11 @@ def test_jobs_with_a_label_are_found_by_an_index(crowded: Store) -> None:
     assert "Seq Scan" not in plan
 
 
-def test_the_next_job_comes_from_the_index_of_the_queue(crowded: Store) -> None:
-    chosen = _plans(crowded, lambda store: store.leases.claim("wk_1", device="cpu", lease_seconds=LEASE))
+@pytest.mark.parametrize(("device", "index"), [("cpu", "ix_jobs_queue"), ("cuda:0", "ix_jobs_gpu_queue")])
+def test_the_next_job_comes_from_the_index_of_the_queue(crowded: Store, device: str, index: str) -> None:
+    chosen = _plans(crowded, lambda store: store.leases.claim("wk_1", device=device, lease_seconds=LEASE))
     for plan in chosen[:2] if crowded.database.is_sqlite else chosen[:1]:
-        assert _uses(plan, "ix_jobs_queue"), plan
+        assert _uses(plan, index), plan
         assert "TEMP B-TREE" not in plan, plan
         assert "Sort" not in plan, plan
 
