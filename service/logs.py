@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final, TextIO
 
+from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
 request_id: Final[ContextVar[str | None]] = ContextVar("request_id", default=None)
@@ -43,7 +44,11 @@ def configure(level: str, *, stream: TextIO | None = None) -> None:
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     formatter = JsonFormatter(
-        "{asctime}{levelname}{name}{message}", style="{", rename_fields=_RENAMED, json_ensure_ascii=False
+        "{asctime}{levelname}{name}{message}",
+        style="{",
+        rename_fields=_RENAMED,
+        reserved_attrs=[*RESERVED_ATTRS, "color_message"],  # uvicorn's, for terminals
+        json_ensure_ascii=False,
     )
     formatter.default_time_format = "%Y-%m-%dT%H:%M:%S"
     formatter.default_msec_format = "%s.%03dZ"

@@ -48,7 +48,7 @@ def get_readiness(services: Injected) -> Response:
         "queue": _check(services.bell.ping),
     }
     if any(checks[name] != "ok" for name in ("database", "schema", "files")):
-        return answer(ReadinessView("unavailable", checks), status=503)
+        return answer(ReadinessView("unavailable", checks), status=503, headers={"Retry-After": "5"})
     return answer(ReadinessView("ready" if checks["queue"] == "ok" else "degraded", checks))
 
 

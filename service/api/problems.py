@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Match, Route
 
@@ -32,6 +32,7 @@ from service.errors import (
     StateConflict,
     StoreUnavailable,
 )
+from service.inspection import InspectionUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +87,9 @@ TYPES: Final[Mapping[type[JobError], ProblemType]] = {
     JobError: ProblemType("refused", 422, "The request cannot be met"),
     StoreUnavailable: ProblemType("database-unavailable", 503, "The database is away", retry_seconds=5),
     QueueUnavailable: ProblemType("queue-unavailable", 503, "The queue is away", retry_seconds=5),
+    InspectionUnavailable: ProblemType(
+        "inspection-unavailable", 503, "Files cannot be looked into here", retry_seconds=60
+    ),
     refusals.FilesUnavailable: ProblemType("files-unavailable", 503, "The file store is away", retry_seconds=5),
     refusals.TooManyStreams: ProblemType("too-many-streams", 503, "No more event streams are served", retry_seconds=10),
 }
@@ -190,6 +194,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(JobError, _job_error)
     app.add_exception_handler(RequestValidationError, _invalid_parameters)
     app.add_exception_handler(HTTPException, _http_exception)
+    app.add_exception_handler(ClientDisconnect, _disconnected)
     app.add_exception_handler(Exception, _failure)
 
 
@@ -217,6 +222,12 @@ async def _http_exception(request: Request, error: Exception) -> Response:
             return respond(request, METHOD_NOT_ALLOWED, f"this path takes {allowed}", headers={"Allow": allowed})
         case _:
             return respond(request, BAD_REQUEST, "the request does not follow HTTP as it is understood here")
+
+
+async def _disconnected(request: Request, error: Exception) -> Response:
+    # Nobody hears this; it keeps a client that went away from looking like a failure of ours.
+    del error
+    return respond(request, BAD_REQUEST, "the connection was closed before the body had arrived")
 
 
 def _methods(request: Request) -> list[str]:

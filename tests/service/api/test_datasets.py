@@ -1,0 +1,203 @@
+"""Uploading, showing and deleting datasets."""
+
+import hashlib
+import io
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from starlette.testclient import TestClient
+
+from service.api.services import Services
+from service.builtin import BUILTIN_DATASETS
+from tests.service.api.world import body, problem, row_counts, submit
+
+CSV = b"x,y,target\n" + b"".join(b"%d,%d.5,%d\n" % (i, i, i % 2) for i in range(40))
+SHA256 = hashlib.sha256(CSV).hexdigest()
+
+
+def upload(client: TestClient, content: bytes = CSV, *, filename: str = "a file.csv", **form: str):
+    return client.post("/v1/datasets", files={"file": (filename, content)}, data={"format": "csv", **form})
+
+
+def parquet() -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"x": [1.0, 2.0, 3.0], "target": [0, 1, 0]}), sink)
+    return sink.getvalue()
+
+
+def npz() -> bytes:
+    sink = io.BytesIO()
+    np.savez(sink, x=np.arange(12.0).reshape(3, 4), target=np.array([0, 1, 0]))
+    return sink.getvalue()
+
+
+def test_a_file_becomes_a_dataset(client: TestClient, services: Services, tmp_path: Path):
+    response = upload(client, name="my data")
+    assert response.status_code == 201
+    found = response.json()
+    assert response.headers["location"] == f"/v1/datasets/{found['id']}" == found["links"]["self"]
+    assert (found["name"], found["format"], found["rows"], found["bytes"]) == ("my data", "csv", 40, len(CSV))
+    assert found["sha256"] == SHA256
+    assert [(column["name"], column["type"]) for column in found["columns"]] == [
+        ("x", "integer"),
+        ("y", "number"),
+        ("target", "integer"),
+    ]
+    assert found["columns"][2]["values"] == {"0": 20, "1": 20}
+    assert client.get(response.headers["location"]).json() == found
+    assert client.get("/v1/datasets").json()["items"][0] == found
+    assert list((tmp_path / "uploads").iterdir()) == []
+    assert b"".join(services.files.open_range(f"datasets/{SHA256[:2]}/{SHA256}")) == CSV
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "rows", "names"),
+    [
+        ("parquet", parquet(), 3, ["x", "target"]),
+        ("npz", npz(), 3, ["x", "target"]),
+        ("svmlight", b"0 1:0.5 3:1\n1 2:2\n", 2, None),
+    ],
+)
+def test_every_format_is_read(client: TestClient, kind: str, content: bytes, rows: int, names: list[str] | None):
+    response = upload(client, content, filename=f"a.{kind}", format=kind)
+    assert response.status_code == 201, response.text
+    found = response.json()
+    assert found["rows"] == rows
+    if names is not None:
+        assert sorted(column["name"] for column in found["columns"]) == sorted(names)
+    assert found["sparse"] is (kind == "svmlight")
+
+
+def test_the_same_bytes_are_the_same_dataset(client: TestClient, services: Services):
+    first = upload(client, name="first")
+    again = upload(client, name="again")
+    assert (first.status_code, again.status_code) == (201, 200)
+    assert again.json() == first.json()
+    assert row_counts(services)["datasets"] == 1
+
+
+def test_uploads_at_the_same_moment_make_one_dataset(client: TestClient, services: Services):
+    with ThreadPoolExecutor(3) as pool:
+        answers = list(pool.map(lambda _: upload(client), range(3)))
+    assert sorted(answer.status_code for answer in answers) == [200, 200, 201]
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    assert row_counts(services)["datasets"] == 1
+
+
+@pytest.mark.parametrize(
+    ("filename", "name"),
+    [("a file.csv", "a file"), ("../../etc/passwd", "passwd"), ("a\x07b.csv", "ab"), ("", "dataset"), ("ü.csv", "ü")],
+)
+def test_a_dataset_without_a_name_has_its_files(client: TestClient, filename: str, name: str):
+    raw = (
+        b'--b\r\nContent-Disposition: form-data; name="format"\r\n\r\ncsv\r\n'
+        b'--b\r\nContent-Disposition: form-data; name="file"; filename="'
+        + filename.encode()
+        + b'"\r\n\r\n'
+        + CSV
+        + b"\r\n--b--\r\n"
+    )
+    response = client.post("/v1/datasets", content=raw, headers={"content-type": "multipart/form-data; boundary=b"})
+    assert response.status_code == 201, response.text
+    assert response.json()["name"] == name
+
+
+def test_a_hash_that_is_said_is_checked(client: TestClient, services: Services):
+    assert upload(client, sha256=SHA256).status_code == 201
+    before = row_counts(services)
+    found = problem(upload(client, CSV + b"9,9,1\n", sha256=SHA256), 422, "invalid-spec")
+    assert found["errors"][0]["pointer"] == "/sha256"
+    assert row_counts(services) == before
+
+
+def test_shipped_datasets_are_there_from_the_start(client: TestClient):
+    items = client.get("/v1/datasets").json()["items"]
+    assert [item["id"] for item in items] == sorted(BUILTIN_DATASETS)
+    digits = client.get("/v1/datasets/builtin:digits").json()
+    assert digits["rows"] == 1797
+    assert digits in items
+
+
+def test_datasets_are_listed_page_by_page_shipped_ones_last(client: TestClient):
+    uploaded = [upload(client, CSV + b"%d,1,1\n" % number).json()["id"] for number in range(3)]
+    for limit in (1, 2, 3, 5, 7):
+        seen, cursor = [], None
+        while True:
+            params = {"limit": limit} | ({} if cursor is None else {"cursor": cursor})
+            page = client.get("/v1/datasets", params=params).json()
+            assert len(page["items"]) <= limit
+            seen += [item["id"] for item in page["items"]]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                break
+        assert seen == [*uploaded[::-1], *sorted(BUILTIN_DATASETS)]
+
+
+def test_a_dataset_is_shown_by_its_first_rows(client: TestClient):
+    dataset = upload(client).json()
+    found = client.get(f"/v1/datasets/{dataset['id']}/preview", params={"rows": 2}).json()
+    assert found["columns"] == ["x", "y", "target"]
+    assert found["rows"] == [["0", "0.5", "0"], ["1", "1.5", "1"]]  # a cell as it stands in the file
+    assert found["columns_left_out"] == 0
+    shipped = client.get("/v1/datasets/builtin:wine/preview", params={"rows": 3}).json()
+    assert len(shipped["rows"]) == 3
+
+
+@pytest.mark.parametrize("rows", ["0", "101", "x"])
+def test_a_preview_has_a_limit(client: TestClient, rows: str):
+    problem(client.get("/v1/datasets/builtin:wine/preview", params={"rows": rows}), 422, "invalid-spec")
+
+
+def test_a_dataset_that_is_known_is_not_sent_again(client: TestClient):
+    response = client.get("/v1/datasets/builtin:digits")
+    tag = response.headers["etag"]
+    assert client.get("/v1/datasets/builtin:digits", headers={"If-None-Match": tag}).status_code == 304
+
+
+@pytest.mark.parametrize("dataset_id", ["ds_none", "builtin:nothing", "nonsense", "ds_%00", "job_1"])
+@pytest.mark.parametrize("path", ["", "/preview"])
+def test_a_dataset_that_is_not_there_is_not_found(client: TestClient, dataset_id: str, path: str):
+    problem(client.get(f"/v1/datasets/{dataset_id}{path}"), 404, "not-found")
+
+
+def test_a_deleted_dataset_is_gone_and_its_file_is_left_to_the_outbox(client: TestClient, services: Services):
+    dataset_id = upload(client).json()["id"]
+    assert client.delete(f"/v1/datasets/{dataset_id}").status_code == 204
+    problem(client.get(f"/v1/datasets/{dataset_id}"), 404, "not-found")
+    problem(client.delete(f"/v1/datasets/{dataset_id}"), 404, "not-found")
+    pending = services.store.maintenance.outbox_pending(10)
+    assert [entry.subject for entry in pending] == [f"datasets/{SHA256[:2]}/{SHA256}"]
+    # Uploaded anew before the file was removed: it stays.
+    assert upload(client).status_code == 201
+    assert services.store.maintenance.outbox_pending(10) == []
+
+
+def test_a_dataset_that_a_job_waits_for_is_kept_unless_forced(client: TestClient):
+    dataset_id = upload(client).json()["id"]
+    submit(client, **body(data={"dataset": dataset_id}))
+    problem(client.delete(f"/v1/datasets/{dataset_id}"), 409, "dataset-in-use")
+    assert client.delete(f"/v1/datasets/{dataset_id}", params={"force": "true"}).status_code == 204
+
+
+def test_a_shipped_dataset_cannot_be_deleted(client: TestClient):
+    problem(client.delete("/v1/datasets/builtin:digits"), 422, "invalid-spec")
+
+
+def test_uploads_of_killed_processes_are_removed_at_the_next_start(make_services, make_client, tmp_path: Path):
+    import os
+    import time
+
+    folder = tmp_path / "uploads"
+    folder.mkdir()
+    old, young, other = folder / "upload-old", folder / "upload-young", folder / "mine"
+    for path in (old, young, other):
+        path.write_bytes(b"x")
+    long_ago = time.time() - 3 * 86_400
+    os.utime(old, (long_ago, long_ago))
+    os.utime(other, (long_ago, long_ago))
+    make_client(make_services())
+    assert sorted(path.name for path in folder.iterdir()) == ["mine", "upload-young"]
