@@ -99,7 +99,7 @@ def _features(data: DataSpec, columns: Mapping[str, ColumnRecord], refusals: lis
         refusals.append(Refusal("/data/features", detail))
     missing = [column.name for column in chosen if column.missing and column.type in _NUMERIC]
     if missing:
-        detail = f"values missing or not finite in {_named(missing)}: fill them in, or name only complete columns in features"
+        detail = f"values missing or not finite in {_named(missing)}: fill them in, or name complete columns only"
         refusals.append(Refusal("/data/features", detail))
     return chosen
 

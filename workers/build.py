@@ -68,7 +68,11 @@ def build_terms(spec: JobSpec) -> list[L2Term]:
     A regularizer's strengths are called by its kind; where a kind occurs again, `l2`, `l2_2`, `l2_3`, … in the
     order of the specification.
     """
-    return [_term(name, part) for name, part in zip(strength_names(spec), spec.regularizers, strict=True)]
+    return [
+        # Without an intercept there is no bias that could have a strength of its own.
+        _term(name, part, biases=part.biases and spec.model.intercept)
+        for name, part in zip(strength_names(spec), spec.regularizers, strict=True)
+    ]
 
 
 def strength_names(spec: JobSpec) -> list[str]:
@@ -146,13 +150,11 @@ def _loss(loss: Loss) -> str:
             assert_never(loss)
 
 
-def _term(name: str, regularizer: RegularizerSpec) -> L2Term:
-    strength = regularizer.strength
+def _term(name: str, regularizer: RegularizerSpec, *, biases: bool) -> L2Term:
+    strength, per = regularizer.strength, _per(regularizer.strength.per)
     if strength.fixed is not None:
-        return L2Term(name, strength.fixed, _per(strength.per), fixed=True, biases=regularizer.biases)
-    return L2Term(
-        name, strength.init, _per(strength.per), low=strength.low, high=strength.high, biases=regularizer.biases
-    )
+        return L2Term(name, strength.fixed, per, fixed=True, biases=biases)
+    return L2Term(name, strength.init, per, low=strength.low, high=strength.high, biases=biases)
 
 
 def _per(granularity: Granularity) -> Per:
