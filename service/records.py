@@ -248,7 +248,7 @@ class ColumnRecord:
     shape: tuple[int, ...]
     """Of one row: () for a column, (64,) for an array [n, 64]."""
     missing: int
-    """Values that are absent or NaN."""
+    """Values that are absent, NaN or infinite."""
     values: Mapping[str, int] | None
     """Value → rows, for up to 1,000 distinct integers, booleans or texts; None for all else."""
 
