@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 from pydantic import JsonValue
-from rich.columns import Columns
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -18,7 +17,7 @@ from demo.baselines import Outcome, Parts, default, grid, without_penalty
 from demo.embedded import DidNotStart, running
 from demo.rows import parts_of
 from service.cli.client import Client
-from service.cli.display import Progress, sparkline, summary
+from service.cli.display import Progress, learned_text, learned_values, sparkline
 from service.cli.exits import CommandError
 from service.cli.views import JobView, ResultView
 from service.cli.watching import apply
@@ -28,22 +27,22 @@ GOOD_VERDICTS = ("optimum", "at_bound")
 SPLIT: dict[str, JsonValue] = {"kind": "holdout", "valid": 0.25, "test": 0.25}
 
 
-def spec(name: str, *, per: str, method: str) -> dict[str, JsonValue]:
+def spec(name: str, *, per: str) -> dict[str, JsonValue]:
     """A job on handwritten digits: softmax regression with a learned L2 penalty."""
     return {
         "name": name,
         "data": {"dataset": "builtin:digits", "split": SPLIT},
         "model": {"kind": "linear"},
         "loss": "cross_entropy",
-        "regularizers": [{"kind": "l2", "strength": {"init": 1.0, "low": 1e-8, "high": 1e4, "per": per}}],
-        "method": {"kind": method},
-        "budget": {"outer_steps": 100, "wall_seconds": 300.0, "tolerance": 1e-5},
+        "regularizers": [{"kind": "l2", "strength": {"init": 0.1, "low": 1e-4, "high": 10.0, "per": per}}],
+        "method": {"kind": "implicit"},
+        "budget": {"outer_steps": 100, "wall_seconds": 300.0, "tolerance": 1e-4},
     }
 
 
 SPECS = (
-    spec("one strength for the whole model", per="model", method="hoag"),
-    spec("one strength for each of ten classes", per="class", method="implicit"),
+    spec("one strength for the whole model", per="model"),
+    spec("one strength for each of ten classes", per="class"),
 )
 
 
@@ -85,8 +84,11 @@ def watch(console: Console, url: str, jobs: list[JobView]) -> list[JobView]:
     threads = [threading.Thread(target=follow, args=(panel,), daemon=True) for panel in panels]
     for thread in threads:
         thread.start()
-    wide = console.width >= 150
-    layout = Columns(panels, equal=True, expand=True) if wide else Group(*panels)
+    beside = Table.grid(expand=True)
+    for _ in panels:
+        beside.add_column(ratio=1)
+    beside.add_row(*panels)
+    layout = beside if console.width >= 140 else Group(*panels)
     with Live(layout, console=console, refresh_per_second=10):
         for thread in threads:
             thread.join()
@@ -108,7 +110,7 @@ def report(console: Console, jobs: list[JobView], results: list[ResultView | Non
     console.print("\ntraining the baselines on the same rows …")
     parts = parts_of(SPECS[0])
     began = time.monotonic()
-    outcomes = [without_penalty(parts), default(parts), grid(parts, points=GRID_POINTS, low=1e-8, high=1e4)]
+    outcomes = [without_penalty(parts), default(parts), grid(parts, points=GRID_POINTS, low=1e-4, high=10.0)]
     outcomes += [learned(job, result) for job, result in zip(jobs, results, strict=True) if result is not None]
     console.print(comparison(outcomes, parts))
     console.print(f"(baselines by scikit-learn, {time.monotonic() - began:.1f} s; a lower loss is better)", style="dim")
@@ -127,7 +129,7 @@ def report(console: Console, jobs: list[JobView], results: list[ResultView | Non
         )
         console.print(f"  {result.evidence.sentence}")
         for name, value in result.hyperparameters.items():
-            console.print(f"  {name}: {summary(value)}")
+            console.print(f"  {name}: {learned_text(value)}")
     return good
 
 
@@ -135,10 +137,12 @@ def learned(job: JobView, result: ResultView) -> Outcome:
     """A job's answer, as the baselines are told."""
     valid, test = result.metrics.get("valid", {}), result.metrics.get("test", {})
     value = next(iter(result.hyperparameters.values()), None)
-    values = value if isinstance(value, list) else None
+    values = [item for _, item in learned_values(value)]
     return Outcome(
         approach=f"learned: {job.name}",
-        strength=sparkline([number(item) for item in values], logarithmic=True) if values else summary(value),
+        strength=f"{min(values):.3g} {sparkline(values, logarithmic=True)} {max(values):.3g}"
+        if len(values) > 1
+        else learned_text(value),
         trainings=job.progress.step,
         valid_loss=number(valid.get("loss")),
         valid_accuracy=number(valid.get("accuracy")),

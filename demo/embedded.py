@@ -29,18 +29,24 @@ def running(folder: Path, *, workers: int, more: tuple[str, ...] = ()) -> Iterat
         [*command, "--workers", str(workers), *more], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     said: list[str] = []
+    drain: threading.Thread | None = None
     try:
         for line in process.stdout or ():
             said.append(line)
             if match := _READY.search(line):
                 # What it says from here on must not fill the pipe.
-                threading.Thread(target=_drain, args=(process.stdout,), daemon=True).start()
+                drain = threading.Thread(target=_drain, args=(process.stdout,))
+                drain.start()
                 yield match[1]
                 return
         raise DidNotStart("".join(said).strip() or f"exit status {process.wait()}")
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait()
+        if drain is not None:
+            drain.join()
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 def _drain(stream: IO[str] | None) -> None:

@@ -24,5 +24,4 @@ def parts_of(spec: JsonValue) -> Parts:
     if valid is None or test is None or not isinstance(x, np.ndarray):
         raise ValueError("the demo compares on a holdout split of dense features")
     y = data.y.astype(np.int64)
-    train, valid, test = (Rows(x[rows], y[rows]) for rows in (data.parts.train, valid, test))
-    return Parts(train, valid, test)
+    return Parts(*(Rows(x[rows], y[rows]) for rows in (data.parts.train, valid, test)))

@@ -199,11 +199,37 @@ def summary(values: JsonValue) -> str:
             return str(values)
 
 
+def learned_values(value: JsonValue) -> list[tuple[str, float]]:
+    """A learned strength's values by name, a single one without a name; empty when only their spread is told."""
+    match value:
+        case int() | float():
+            return [("", float(value))]
+        case {"values": list(values), **rest}:
+            given = rest.get("names")
+            names = given if isinstance(given, list) else list(range(len(values)))
+            return [
+                (str(name), float(item))
+                for name, item in zip(names, values, strict=True)
+                if isinstance(item, int | float | str)
+            ]
+        case _:
+            return []
+
+
+def learned_text(value: JsonValue) -> str:
+    """A learned strength, or the first of many by name."""
+    values = learned_values(value)
+    if not values:
+        return summary(value)
+    shown = ", ".join(f"{name}: {number(item)}" if name else number(item) for name, item in values[:20])
+    return shown + (f", … ({len(values)})" if len(values) > 20 else "")
+
+
 def result_view(result: ResultView) -> Group:
     """What a job learned, how good it is, and why that may be trusted."""
     learned = Table.grid(padding=(0, 2))
     for name, value in result.hyperparameters.items():
-        learned.add_row(Text(name, style="bold"), Text(summary(value)))
+        learned.add_row(Text(name, style="bold"), Text(learned_text(value)))
     parts: list[Table | Text] = [learned]
     names = sorted({name for values in result.metrics.values() for name in values})
     if names:

@@ -1,5 +1,6 @@
 """Watch a job: its events as they happen, on a terminal or as lines in a pipe."""
 
+import sys
 from collections.abc import Iterator
 from typing import Final
 
@@ -51,7 +52,9 @@ def follow(client: Client, job: JobView) -> JobView:
                     apply(event, progress)
         else:
             for line in _lines(client, progress):
-                out.print(line, soft_wrap=True)
+                # Not by rich, which takes longer for a line than a fast job for a step.
+                sys.stdout.write(f"{line}\n")
+                sys.stdout.flush()
     except KeyboardInterrupt:
         err.print(
             f"stopped watching; the job goes on. `hyperdial watch {job.id}` takes it up again, "
