@@ -1,10 +1,13 @@
 """A specification becomes the problem and the method that it says."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import dump_svmlight_file
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from service.admission import admit
@@ -12,10 +15,12 @@ from service.builtin import BUILTIN_DATASETS
 from service.spec.job import JobSpec
 from service.spec.linear import EXACT_SOLVERS, LinearSolverSpec
 from workers.build import build_dtype, build_method, build_problem, build_solver, build_terms, strength_names
+from workers.data.describe import describe
 from workers.data.load import LoadedData, load
+from workers.evidence import Verdict, examine
 from workers.finish import finish
 from workers.learn.linear.cg import CG
-from workers.learn.method import Answer
+from workers.learn.method import Answer, run
 from workers.learn.methods.hoag import HOAG, Schedule
 from workers.learn.methods.implicit import Implicit
 from workers.learn.outer.adam import Adam
@@ -162,3 +167,42 @@ def test_a_float32_run_ends_with_a_model_in_float64() -> None:
     assert model.weights["weight"].dtype is torch.float64
     # the data was rounded to 7 digits
     np.testing.assert_allclose(model.weights["weight"], reference.weights["weight"], atol=1e-5)
+
+
+@pytest.mark.parametrize("split", ["holdout", "kfold"])
+@pytest.mark.parametrize("classes", [2, 4])
+def test_sparse_data_is_learned_from_as_dense_data_is(tmp_path: Path, split: str, classes: int) -> None:
+    generator = np.random.default_rng(0)
+    dense = generator.normal(size=(80, 6)) * (generator.random((80, 6)) < 0.4)
+    dense[0, 0] = dense[0, -1] = 1.0
+    labels = np.arange(80) % classes
+    np.savez(tmp_path / "a.npz", features=dense, target=labels)
+    with (tmp_path / "a.svmlight").open("wb") as stream:
+        dump_svmlight_file(dense, labels, stream, zero_based=False)
+    job = JobSpec.model_validate(
+        {"data": {"dataset": "ds_1", "standardize": False, "split": {"kind": split}}, "budget": {"outer_steps": 4}}
+    )
+    found = []
+    for kind in ("npz", "svmlight"):
+        path = tmp_path / f"a.{kind}"
+        seen = describe(path, kind, limit_bytes=1 << 20)
+        record = replace(
+            BUILTIN_DATASETS["builtin:wine"],
+            id="ds_1",
+            format=kind,
+            rows=seen.rows,
+            columns=tuple(seen.columns),
+            is_sparse=seen.is_sparse,
+            nonzeros=seen.nonzeros,
+        )
+        assert admit(job, record).is_admitted
+        problem = build_problem(job, load(job.data, record, path, loss=job.loss, seed=0), device="cpu")
+        assert problem.train.design.is_sparse == (kind == "svmlight")
+        method = build_method(job, problem)
+        *_, (state, _) = run(method, problem, method.init(problem, seed=0), max_steps=4)
+        answer = method.answer(problem, state)
+        model = finish(problem, answer, job)
+        found.append((answer.raw, model.weights["weight"]))
+        assert examine(problem, answer, job).verdict is not Verdict.NOT_CHECKED
+    # the same arithmetic in another order, through four steps of a search
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-6)
