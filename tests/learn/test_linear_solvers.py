@@ -307,7 +307,26 @@ def test_cg_ends_after_as_many_steps_as_there_are_eigenvalues() -> None:
     h = symmetric(torch.tensor([1.0, 2.0, 5.0, 9.0]).repeat_interleave(10))
     solution = CG().solve(lambda v: h @ v, rhs(), x0=None, tol=1e-9)
     assert solution.converged
-    assert solution.steps == 4 + 1
+    assert solution.steps == 4
+
+
+@pytest.mark.parametrize("condition", [10.0, 1e4, 1e8])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("relative", [1e-1, 1e-4, 1e-8])
+def test_cg_measures_only_where_its_recurrence_may_be_wrong(
+    condition: float, dtype: torch.dtype, relative: float
+) -> None:
+    h, b = definite(condition).to(dtype), rhs().to(dtype)
+    counting, tol = Counting(h), relative * float(b.norm())
+    solution = CG().solve(counting, b, x0=None, tol=tol)
+    assert solution.steps == counting.calls
+    true = float((h.double() @ solution.x.double() - b.double()).norm())
+    # an unmeasured residual is right to a hundredth of the tolerance, a measured one to rounding
+    rounding = 100 * torch.finfo(dtype).eps * float(solution.x.double().norm() + b.double().norm())
+    assert abs(true - solution.residual) <= 0.01 * tol + rounding
+    if (condition, dtype, relative) == (10.0, torch.float64, 1e-4):
+        unmeasured = CG(max_steps=solution.steps - 1).solve(lambda v: h @ v, b, x0=None, tol=tol)
+        assert (unmeasured.steps, unmeasured.outcome) == (solution.steps - 1, Outcome.ITERATION_LIMIT)
 
 
 def test_cg_converges_as_fast_as_its_bound() -> None:

@@ -19,7 +19,7 @@ class Outcome(StrEnum):
     """How a solve ended."""
 
     CONVERGED = "converged"
-    """The measured residual is within the tolerance."""
+    """The residual is within the tolerance."""
     APPROXIMATE = "approximate"
     """The strategy ran to its end as it should; it approximates H⁻¹ b and need not reach the tolerance."""
     ITERATION_LIMIT = "iteration_limit"
@@ -37,7 +37,7 @@ class LinearSolution:
     x: Tensor
     """The best iterate, [p]; finite whatever happened."""
     residual: float
-    """‖H x − b‖, measured with a product: infinite if that was not finite, NaN if none was spent (T1–T2)."""
+    """‖H x − b‖, measured with a product or known to 1 % of the tolerance; NaN if it is not known (T1–T2)."""
     steps: int
     """Products with H spent, with those for measuring."""
     outcome: Outcome

@@ -18,6 +18,10 @@ class Cycle:
     x: Tensor
     steps: int
     outcome: Outcome
+    residual: float = math.inf
+    """Norm of the residual that the recurrence carried along."""
+    drift: float = math.inf
+    """Bound of what rounding can have put between that and the true one; infinite: not known."""
 
 
 StartCycle = Callable[[MatVec, Tensor, float, int], Cycle]
@@ -30,9 +34,9 @@ def solve_in_cycles(
     """Solve H x = b by a recurrence, measure its residual, and restart it where the recurrence had drifted.
 
     The residual that a recurrence carries along departs from the true one by rounding; in float32 it can go on
-    falling by orders of magnitude after the true one has stopped. Each cycle therefore ends with one product
-    that measures, and if the recurrence was wrong a new one starts from the measured residual for as long as a
-    cycle at least halves it.
+    falling by orders of magnitude after the true one has stopped. Unless its drift is bounded by a hundredth of
+    the tolerance, each cycle therefore ends with one product that measures, and if the recurrence was wrong a new
+    one starts from the measured residual for as long as a cycle at least halves it.
 
     The system is solved for b/‖b‖, so that a right-hand side of 1e-30 does not underflow in float32. A warm
     start is scaled by argmin_t ‖b − t H x0‖ = ⟨b, H x0⟩/‖H x0‖², which makes it never worse than none.
@@ -56,11 +60,16 @@ def solve_in_cycles(
                 return LinearSolution(scale * x, scale * residual, measuring, Outcome.CONVERGED)
 
     iterating = 0
+    outcome: Outcome
     while True:
         cycle = start(matvec, r, target, max_steps - iterating)
+        iterating += cycle.steps
         candidate = x + cycle.x
+        if cycle.drift <= 0.01 * target and cycle.outcome in (Outcome.CONVERGED, Outcome.ITERATION_LIMIT):
+            x, residual, outcome = candidate, cycle.residual, cycle.outcome
+            break
         r = unit - matvec(candidate).detach()
-        iterating, measuring = iterating + cycle.steps, measuring + 1
+        measuring += 1
         previous, measured = residual, norm(r)
         outcome = cycle.outcome
         if not math.isfinite(measured):
