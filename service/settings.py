@@ -1,11 +1,13 @@
 """What an operator may set, by environment variables that begin with HYPERDIAL_."""
 
+import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 
 class QueueKind(StrEnum):
@@ -23,10 +25,35 @@ class AuthKind(StrEnum):
     REQUIRED = "required"
 
 
+SECRETS: Final = ("database_url", "redis_url")
+"""Settings that may also be given by a file."""
+
+
+class SecretFiles(PydanticBaseSettingsSource):
+    """Reads a secret from the file that `HYPERDIAL_NAME_FILE` names."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[str | None, str, bool]:
+        """Return the file's content without the newline at its end, or None when no file is named."""
+        del field
+        file = os.environ.get(f"HYPERDIAL_{field_name.upper()}_FILE") if field_name in SECRETS else None
+        if not file:
+            return None, field_name, False
+        try:
+            return Path(file).read_text(encoding="utf-8").rstrip("\r\n"), field_name, False
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"HYPERDIAL_{field_name.upper()}_FILE names a file that cannot be read: {file}") from error
+
+    def __call__(self) -> dict[str, str]:
+        """Return the secrets that are given by files."""
+        found = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}
+        return {name: value for name, value in found.items() if value is not None}
+
+
 class Settings(BaseSettings):
     """Settings of every process; read once by an entry point and passed on.
 
-    `NAME_FILE` beside any secret names a file to read it from, as container secrets do it.
+    A secret may lie in a file, as container secrets do: `HYPERDIAL_DATABASE_URL_FILE` and `HYPERDIAL_REDIS_URL_FILE`
+    name it. The variable itself, where there are both, wins.
     """
 
     model_config = SettingsConfigDict(env_prefix="HYPERDIAL_", frozen=True, extra="ignore")
@@ -69,6 +96,19 @@ class Settings(BaseSettings):
     retention_days: float | None = Field(default=None, description="Delete ended jobs after so long; null: never.")
     idempotency_hours: float = 24.0
     log_level: str = "INFO"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read arguments, then the environment, then files of secrets."""
+        del dotenv_settings, file_secret_settings
+        return init_settings, env_settings, SecretFiles(settings_cls)
 
     @property
     def database(self) -> str:

@@ -50,6 +50,8 @@ def settings(**given: object) -> Settings:
             hint="every setting is described in docs/operate.md",
             details=details,
         ) from error
+    except ValueError as error:  # a secret's file cannot be read
+        raise CommandError(str(error), code=ExitCode.USAGE) from error
 
 
 def print_json(body: bytes) -> None:
