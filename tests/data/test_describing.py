@@ -161,6 +161,16 @@ def test_a_parquet_file_is_limited_by_its_rows_not_its_bytes(tmp_path: Path) -> 
         look(path)
 
 
+@pytest.mark.parametrize(("text", "says"), [(b"\xff\xfe", "damaged"), (b"a\0b", "NUL character")])
+def test_texts_that_no_database_stores_are_refused(tmp_path: Path, text: bytes, says: str) -> None:
+    path = tmp_path / "a.parquet"
+    # The statistics hold copies of it too: all are replaced.
+    pq.write_table(pa.table({"s": ["marker" + "x" * len(text)] * 3}), path)
+    path.write_bytes(path.read_bytes().replace(b"marker" + b"x" * len(text), b"marker" + text))
+    with pytest.raises(BadData, match=says):
+        look(path)
+
+
 @pytest.mark.parametrize(
     ("text", "kind", "missing"),
     [
@@ -335,7 +345,7 @@ def test_no_bytes_crash_a_reader(tmp_path: Path, kind: str, content: bytes) -> N
 
 @ROUGH
 @given(
-    kind=st.sampled_from(("csv", "npz", "svmlight")),
+    kind=st.sampled_from(KINDS),
     at=st.integers(0, 10**6),
     cut=st.integers(0, 30),
     put=st.binary(max_size=30),

@@ -73,7 +73,10 @@ def _parquet(path: Path, *, limit_bytes: int) -> Description:
                 numbers = pc.cast(values, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
                 tally.add_numbers(np.asarray(numbers, dtype=np.float64))
             else:
-                tally.add_texts(pc.cast(values, pa.string()))
+                texts = pc.cast(values, pa.string())
+                if pc.any(pc.match_substring(texts, "\0")).as_py():
+                    raise BadData(f"Column {tally.name!r} has texts with a NUL character.")
+                tally.add_texts(texts)
     return _table(tallies)
 
 

@@ -125,10 +125,11 @@ def open_parquet(path: Path, *, limit_bytes: int) -> papq.ParquetFile:
     """
     try:
         file = papq.ParquetFile(path, memory_map=False, pre_buffer=False)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+        metadata, schema = file.metadata, file.schema_arrow
+        names = list(schema.names)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, UnicodeDecodeError) as error:
         raise BadData("The file could not be read as Parquet.") from error
-    metadata, schema = file.metadata, file.schema_arrow
-    _require_names(schema.names)
+    _require_names(names)
     for column in schema:
         if not (is_number(column.type) or pa.types.is_boolean(column.type) or is_text(column.type)):
             raise BadData(
@@ -153,7 +154,10 @@ def parquet_batches(file: papq.ParquetFile, *, columns: Sequence[str]) -> Iterat
     """
     rows = max(1, min(65_536, _BLOCK // (8 * max(1, len(columns)))))
     try:
-        yield from file.iter_batches(batch_size=rows, columns=list(columns), use_threads=False)
+        for batch in file.iter_batches(batch_size=rows, columns=list(columns), use_threads=False):
+            # Parquet takes any bytes for a text; nothing behind this does.
+            batch.validate(full=True)
+            yield batch
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         raise BadData("The Parquet file is damaged: its rows could not be read.") from error
 
