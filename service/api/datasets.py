@@ -124,7 +124,7 @@ def _store(services: Services, upload: Upload) -> tuple[DatasetRecord, bool]:
     key = dataset_key(upload.sha256)
     new = NewDataset(
         id=new_id("ds"),
-        name=form.name or _stem(upload.filename) or "dataset",
+        name=form.name or stem(upload.filename) or "dataset",
         format=form.format.value,
         rows=found.rows,
         columns=found.columns,
@@ -158,9 +158,10 @@ def _form(upload: Upload) -> DatasetForm:
     return form
 
 
-def _stem(filename: str) -> str:
+def stem(filename: str) -> str:
+    """A name for people out of a file's name: no folders, no ending, nothing that cannot be shown."""
     text = "".join(character for character in PurePath(filename).stem if character.isprintable())
-    return text.encode("utf-8", "replace").decode("utf-8")[:200]
+    return text.encode("utf-8", "replace").decode("utf-8").strip(". ")[:200]
 
 
 def _limits(services: Services) -> InspectionLimits:

@@ -1,6 +1,5 @@
 """An API on a real SQLite database in a folder of its own."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -37,15 +36,19 @@ def bell() -> CountingBell:
 
 
 @pytest.fixture
-def make_services(tmp_path: Path, upgraded: Path, bell: CountingBell) -> Iterator[Callable[..., Services]]:
-    """Build services on the test's database; keyword arguments are settings."""
+def make_services(tmp_path: Path, sqlite_database: Database, bell: CountingBell) -> Iterator[Callable[..., Services]]:
+    """Build services on the test's database, or on another by its URL; keyword arguments are settings."""
     opened: list[Database] = []
-    shutil.copyfile(upgraded, tmp_path / "hyperdial.sqlite")
 
     def make(**settings: Any) -> Services:
+        if "database_url" in settings:
+            database = Database(settings["database_url"], busy_seconds=5.0)
+            opened.append(database)
+        else:
+            database = sqlite_database
+            settings["database_url"] = database.engine.url.render_as_string(hide_password=False)
         chosen = Settings(data_dir=tmp_path, queue=QueueKind.DATABASE, **settings)
-        opened.append(Database(chosen.database, busy_seconds=5.0))
-        return Services(settings=chosen, store=Store(opened[-1]), files=FileStore(chosen.files), bell=bell)
+        return Services(settings=chosen, store=Store(database), files=FileStore(chosen.files), bell=bell)
 
     yield make
     for database in opened:

@@ -7,7 +7,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from service.api.services import Services
-from tests.service.api.world import BODY, body, pointers, problem, row_counts
+from service.records import ColumnType
+from tests.service.api.world import BODY, body, dataset, pointers, problem, row_counts
 
 JSON = {"content-type": "application/json"}
 
@@ -180,30 +181,31 @@ def test_a_body_that_is_wrong_in_many_places_is_answered_with_a_limited_list(cli
     assert len(found["errors"]) == 50
 
 
-def test_more_folds_than_rows_are_refused(client: TestClient):
-    rows = "x,target\n1,0\n2,1\n3,0\n4,1\n"
-    upload = client.post("/v1/datasets", files={"file": ("a.csv", rows)}, data={"format": "csv"}).json()
-    data = {"dataset": upload["id"], "split": {"kind": "kfold", "folds": 50, "test": 0.0, "stratify": False}}
-    found = problem(client.post("/v1/jobs", json=body(data=data)), 422, "invalid-spec")
-    assert "/data/split/folds" in pointers(found)
+NUMBER = ColumnType.NUMBER
 
 
 @pytest.mark.parametrize(
-    ("rows", "data", "pointer"),
+    ("rows", "columns", "data", "pointer"),
     [
-        ("x,target\n" + "1,a\n" * 20 + "2,b\n", {"split": {"kind": "holdout", "stratify": True}}, "/data/split"),
-        ("x,target\n" + "1,a\n2,a\n" * 20, {}, "/data/target"),
-        ("x,word,target\n" + "1,red,0\n2,blue,1\n" * 20, {"features": ["x", "word"]}, "/data/features"),
-        ("x,target\n" + "1,0.5\n2,0.25\n3,1.5\n" * 8, {}, "/data/target"),
+        (4, {"x": NUMBER, "target": {"0": 2, "1": 2}},
+         {"split": {"kind": "kfold", "folds": 50, "test": 0.0, "stratify": False}}, "/data/split/folds"),
+        (21, {"x": NUMBER, "target": {"0": 20, "1": 1}}, {"split": {"kind": "holdout", "stratify": True}},
+         "/data/split"),
+        (20, {"x": NUMBER, "target": {"0": 20}}, {}, "/data/target"),
+        (40, {"x": NUMBER, "word": ColumnType.TEXT, "target": {"0": 20, "1": 20}}, {"features": ["x", "word"]},
+         "/data/features"),
+        (40, {"x": NUMBER, "target": NUMBER}, {}, "/data/target"),
+        (40, {"word": ColumnType.TEXT, "target": {"0": 20, "1": 20}}, {}, "/data"),
     ],
-    ids=["a class with one example", "a target with one class", "text among the features", "numbers for classes"],
-)
+    ids=["more folds than rows", "a class with one example", "a target with one class", "text among the features",
+         "numbers for classes", "no column of numbers"],
+)  # fmt: skip
 def test_data_that_cannot_be_learned_from_is_refused_before_it_is_queued(
-    client: TestClient, services: Services, rows: str, data: dict[str, Any], pointer: str
+    client: TestClient, services: Services, rows: int, columns: dict[str, Any], data: dict[str, Any], pointer: str
 ):
-    upload = client.post("/v1/datasets", files={"file": ("a.csv", rows)}, data={"format": "csv"}).json()
+    dataset_id = dataset(services, rows, **columns)
     before = row_counts(services)
-    found = problem(client.post("/v1/jobs", json=body(data={"dataset": upload["id"], **data})), 422, "invalid-spec")
+    found = problem(client.post("/v1/jobs", json=body(data={"dataset": dataset_id, **data})), 422, "invalid-spec")
     assert any(each.startswith(pointer) for each in pointers(found)), found
     assert row_counts(services) == before
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -22,7 +23,8 @@ from tests.service.api.world import BODY, Worker, row_counts
 
 @pytest.fixture
 def server(services: Services, tmp_path: Path) -> Iterator[Server]:
-    with serving(tmp_path, upload_limit_bytes=2**20, max_streams=3) as running:
+    url = services.settings.database
+    with serving(tmp_path, database_url=url, upload_limit_bytes=2**20, max_streams=3) as running:
         yield running
 
 
@@ -223,7 +225,12 @@ def test_a_listening_socket_can_be_handed_over(services: Services, tmp_path: Pat
         process = subprocess.Popen(
             [sys.executable, "-c", program, str(sock.fileno())],
             pass_fds=[sock.fileno()],
-            env={"HYPERDIAL_DATA_DIR": str(tmp_path), "HYPERDIAL_QUEUE": "database", "PYTHONPATH": ":".join(sys.path)},
+            env={
+                "HYPERDIAL_DATA_DIR": str(tmp_path),
+                "HYPERDIAL_DATABASE_URL": services.settings.database,
+                "HYPERDIAL_QUEUE": "database",
+                "PYTHONPATH": os.pathsep.join(sys.path),
+            },
             stderr=subprocess.DEVNULL,
         )
         try:

@@ -1,13 +1,15 @@
 """Submitting jobs: what is stored, what is answered, and what a dry run says."""
 
+from dataclasses import replace
 from datetime import datetime
 
 from starlette.testclient import TestClient
 
 from service.api.services import Services
-from service.records import JobStatus
+from service.queue import RedisBell
+from service.records import ColumnType, JobStatus
 from service.spec.job import JobSpec
-from tests.service.api.world import BODY, CountingBell, body, problem, row_counts, submit
+from tests.service.api.world import BODY, CountingBell, body, dataset, problem, row_counts, submit
 
 
 def test_a_submitted_job_is_stored_and_the_workers_are_rung(client: TestClient, services: Services, bell: CountingBell):
@@ -38,6 +40,14 @@ def test_a_job_is_accepted_while_the_queue_is_away(client: TestClient, services:
     assert services.store.jobs.get(job["id"]).status is JobStatus.QUEUED
     # The outbox keeps the ring for later.
     assert [entry.subject for entry in services.store.maintenance.outbox_pending(10)] == [job["id"]]
+
+
+def test_a_redis_that_is_away_does_not_refuse_a_job(services: Services, make_client):
+    # The discard port: nobody listens.
+    away = RedisBell("redis://127.0.0.1:9/0", "hyperdial")
+    client = make_client(replace(services, bell=away))
+    assert client.post("/v1/jobs", json=BODY).status_code == 202
+    assert client.get("/readyz").json()["status"] == "degraded"
 
 
 def test_links_carry_the_prefix_that_a_proxy_strips(make_services, make_client):
@@ -92,13 +102,11 @@ def test_a_clone_is_a_new_job_with_the_same_specification(client: TestClient, be
     assert bell.rings == 2
 
 
-def test_a_clone_needs_the_dataset_of_the_first_job(client: TestClient):
-    upload = client.post(
-        "/v1/datasets", files={"file": ("a.csv", "x,target\n" + "1,0\n2,1\n" * 8)}, data={"format": "csv"}
-    ).json()
-    job = submit(client, data={"dataset": upload["id"]})
+def test_a_clone_needs_the_dataset_of_the_first_job(client: TestClient, services: Services):
+    dataset_id = dataset(services, 40, x=ColumnType.NUMBER, target={"0": 20, "1": 20})
+    job = submit(client, data={"dataset": dataset_id})
     client.post(f"/v1/jobs/{job['id']}/cancel")
-    assert client.delete(f"/v1/datasets/{upload['id']}").status_code == 204
+    assert client.delete(f"/v1/datasets/{dataset_id}").status_code == 204
     found = problem(client.post(f"/v1/jobs/{job['id']}/clone"), 422, "invalid-spec")
     assert found["errors"][0]["pointer"] == "/data/dataset"
 

@@ -1,5 +1,6 @@
 """What the tests of the API act with: bodies, a worker that works through the store, and checks of problems."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -7,9 +8,20 @@ import httpx2
 from sqlalchemy import func, select
 
 from service.api.services import Services
-from service.queue import QueueUnavailable
-from service.records import AttemptOutcome, Claim, FailureCode, FileRecord, JobRecord, JsonObject
-from service.store import NewPoint, NewWorker, Store
+from service.errors import QueueUnavailable
+from service.files import dataset_key
+from service.identifiers import new_id
+from service.records import (
+    AttemptOutcome,
+    Claim,
+    ColumnRecord,
+    ColumnType,
+    FailureCode,
+    FileRecord,
+    JobRecord,
+    JsonObject,
+)
+from service.store import NewDataset, NewPoint, NewWorker, Store
 from service.tables import metadata
 
 LEASE: Final = 60.0
@@ -98,6 +110,29 @@ class Worker:
     def release(self, claim: Claim, outcome: AttemptOutcome) -> JobRecord:
         self._store.leases.release(claim.lease, outcome, log_tail="")
         return self._store.jobs.get(claim.lease.job_id)
+
+
+def dataset(services: Services, rows: int, **columns: ColumnType | Mapping[str, int]) -> str:
+    """The id of a dataset that nobody uploaded: columns of a type, or with their values and how often each is there."""
+    digest = hashlib.sha256(repr((rows, columns)).encode()).hexdigest()
+    new = NewDataset(
+        id=new_id("ds"),
+        name="made up",
+        format="csv",
+        rows=rows,
+        columns=tuple(
+            ColumnRecord(name, ColumnType.INTEGER, (), 0, values)
+            if isinstance(values, Mapping)
+            else ColumnRecord(name, values, (), 0, None)
+            for name, values in columns.items()
+        ),
+        is_sparse=False,
+        nonzeros=None,
+        sha256=digest,
+        size_bytes=1,
+        key=dataset_key(digest),
+    )
+    return services.store.datasets.create(new)[0].id
 
 
 def finished(services: Services, client: httpx2.Client, *, steps: int = 3, **changes: Any) -> str:
