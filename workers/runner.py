@@ -126,7 +126,7 @@ class Runner:
         status = Status(seal.status)
 
         with contextlib.closing(self._recorder(claim)) as recorder:
-            saver = Saver(recorder, seal, steps=settings.checkpoint_steps, seconds=settings.checkpoint_seconds)
+            saver = Saver(recorder.checkpoint, seal, steps=settings.checkpoint_steps, seconds=settings.checkpoint_seconds)
             if saved is not None:
                 for sentence in (*saved.refused, f"attempt {claim.lease.attempt} goes on from step {state.step}"):
                     recorder.note(sentence)

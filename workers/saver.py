@@ -7,7 +7,7 @@ from typing import Final, final
 
 from workers.checkpoint import Seal, dump
 from workers.learn.method import State, Status
-from workers.recorder import Recorder, Snapshot
+from workers.recorder import Snapshot
 
 _LARGEST_SHARE: Final = 0.02
 """Of a run's time, that turning its state into bytes may take."""
@@ -18,11 +18,11 @@ _LEAST_SECONDS: Final = 1.0
 
 @final
 class Saver:
-    """Hands states to the recorder, which stores them in the background."""
+    """Turns states into bytes, and hands them on to be stored in the background."""
 
     def __init__(
         self,
-        recorder: Recorder,
+        keep: Callable[[Snapshot], None],
         seal: Seal,
         *,
         steps: int,
@@ -32,13 +32,13 @@ class Saver:
         """Take the pace.
 
         Args:
-            recorder: stores checkpoints, after all points before them.
+            keep: stores a checkpoint, after all points before it; must not block.
             seal: of the state that the attempt began with.
             steps: save after so many steps,
             seconds: or after so long, whichever comes first.
             clock: tells the time in seconds.
         """
-        self._recorder = recorder
+        self._keep = keep
         self._seal = seal
         self._steps = steps
         self._seconds = seconds
@@ -67,6 +67,6 @@ class Saver:
         if self._is_saved and seal == self._seal:
             return
         began = self._clock()
-        self._recorder.checkpoint(Snapshot(state.step, dump(state, seal)))
+        self._keep(Snapshot(state.step, dump(state, seal)))
         self._seal, self._is_saved, self._saved_at = seal, True, self._clock()
         self._cost_seconds = self._saved_at - began

