@@ -21,6 +21,9 @@ from workers.learn.problem import AbstractBilevelProblem, Part
 
 _QUIET_STEPS = 3
 
+_TRUSTED_ERROR = 10.0
+"""First-order error of the outer loss, in units of the tolerance, with which a run may end."""
+
 
 class Schedule(StrEnum):
     """How the tolerance of both solves falls with the step k: summable, as the theorem asks."""
@@ -97,8 +100,8 @@ class HOAG(AbstractMethod[AbstractBilevelProblem, HOAGState]):
     part (the error of a regression) never shows: steps then cycle, or run to the end of the box; projection on the
     user's box, where the code clips to [−6, 6]; the step length stays below ten times the first, since a rule that only
     lengthens steps diverges after it has converged; it stops when slope and progress are within the tolerance
-    three times in a row; the best point seen is the answer, values being corrected to first order by the adjoint
-    before points of different tolerance are compared.
+    three times in a row, and halves ε while they are but the inner residual still matters; the best point seen is
+    the answer, values being corrected to first order by the adjoint before points of different tolerance are compared.
 
     Source: Pedregosa (2016), algorithm 1 and section 5; constants of its code.
     """
@@ -166,8 +169,14 @@ class HOAG(AbstractMethod[AbstractBilevelProblem, HOAGState]):
         slope = float(torch.linalg.vector_norm(projected_gradient(raw, at.value, low, high)))
         small = self.tolerance * abs(at.outer)
         quiet = state.quiet + 1 if slope <= small and abs(at.outer - state.here.value) <= small else 0
-        best = here if state.best is None or corrected <= state.best.corrected else state.best
-        used = replace(state, cost=cost, best=best, quiet=quiet, step=k + 1)
+        # A slope is only as true as the solves that it comes from: ask for better ones before believing it.
+        shrink = state.shrink
+        if quiet and abs(at.outer - corrected) > _TRUSTED_ERROR * small:
+            shrink, quiet = 0.5 * shrink, 0
+        # An early point is known to its own error only: where the run has come to rest, it is no rival within that.
+        margin = abs(state.best.value - state.best.corrected) if state.best and quiet >= _QUIET_STEPS else 0.0
+        best = here if state.best is None or corrected <= state.best.corrected + margin else state.best
+        used = replace(state, cost=cost, best=best, quiet=quiet, shrink=shrink, step=k + 1)
         after, accepted = self._move(problem, used, here, at, tol, self._tolerance(state, k + 1))
         valid = problem.evaluate(inner.w, Part.VALID)
         point = TrajectoryPoint(
