@@ -14,6 +14,7 @@ from starlette.types import Scope
 
 from service.api import (
     catalogue,
+    creation,
     datasets,
     events,
     files,
@@ -41,7 +42,7 @@ from service.version import version
 JSON_LIMIT_BYTES: Final = 2**20
 """Largest body of a request that is no upload."""
 
-_ROUTERS: Final = (jobs, steering, trajectories, events, files, datasets, catalogue, workers, health)
+_ROUTERS: Final = (creation, jobs, steering, trajectories, events, files, datasets, catalogue, workers, health)
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 Handler = Callable[[int, FrameType | None], Any]

@@ -58,14 +58,18 @@ def point_json(point: PointRecord) -> JsonObject:
     }
 
 
-def as_json(batches: Batches) -> Iterator[bytes]:
-    """Yield one JSON object with all points."""
+def as_json(batches: Batches, *, limit: int | None) -> Iterator[bytes]:
+    """Yield one JSON object with up to `limit` points; `next_after` is null when `batches` had no more."""
     yield b'{"items":['
-    comma = b""
+    comma, left, last, has_more = b"", limit, -1, False
     for batch in batches():
-        yield comma + b",".join(to_json(point_json(point)) for point in batch)
-        comma = b","
-    yield b'],"next_after":null}'
+        kept = batch if left is None else batch[:left]
+        has_more = len(kept) < len(batch)
+        if kept:
+            yield comma + b",".join(to_json(point_json(point)) for point in kept)
+            comma, last = b",", kept[-1].step
+        left = None if left is None else left - len(kept)
+    yield b'],"next_after":%s}' % (str(last).encode() if has_more else b"null")
 
 
 def as_ndjson(batches: Batches) -> Iterator[bytes]:

@@ -1,18 +1,16 @@
-"""Jobs: to submit, find, wait for, change and delete."""
+"""Jobs that are there: to find, wait for, change and delete."""
 
-import asyncio
 import logging
 from typing import Annotated, Any, Final, Self
 
 from fastapi import APIRouter, Query
 from fastapi.concurrency import run_in_threadpool
-from pydantic import ConfigDict, Field, JsonValue, model_validator
-from starlette.background import BackgroundTask
+from pydantic import ConfigDict, Field, model_validator
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api import cursors, submission
-from service.api.answers import JSON, answer
+from service.api import cursors
+from service.api.answers import answer
 from service.api.auth import Reader, Submitter
 from service.api.body import JsonBody, parse
 from service.api.conditions import (
@@ -26,37 +24,24 @@ from service.api.conditions import (
     is_current,
     named_version,
 )
-from service.api.idempotency import IdempotencyKey, replay
 from service.api.job_views import attempt_view, job_page, job_view
-from service.api.models import AttemptList, DryRunView, JobPage, JobView, ResultView
+from service.api.models import AttemptList, JobPage, JobView, ResultView
 from service.api.notifier import Notifier
-from service.api.openapi import header, json_request, one_of, problems, returns
+from service.api.openapi import header, json_request, problems, returns
 from service.api.parameters import Cursor, JobId, Limit, Moment
 from service.api.refusals import Fault, InvalidRequest
 from service.api.requests import trace_of
 from service.api.services import Injected, Services
 from service.errors import StateConflict
-from service.records import JobRecord, JobStatus, StoredAnswer
+from service.records import JobRecord, JobStatus
 from service.spec.base import SafeText, Spec
-from service.spec.job import JobName, JobSpec, Labels, Priority
+from service.spec.job import JobName, Labels, Priority
 
 log = logging.getLogger(__name__)
 
 router: Final = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
-_EXAMPLES: Final[dict[str, JsonValue]] = {
-    "shortest": {"data": {"dataset": "builtin:digits"}},
-    "one strength": {
-        "name": "digits",
-        "labels": {"team": "vision"},
-        "data": {"dataset": "builtin:digits", "split": {"kind": "holdout", "valid": 0.25, "test": 0.25}},
-        "regularizers": [{"kind": "l2", "strength": {"init": 0.01, "low": 1e-8, "high": 1e4, "per": "model"}}],
-        "method": {"kind": "implicit", "solver": {"kind": "cg"}},
-    },
-}
 _ETAG: Final = {"ETag": header("The version of the job.")}
-_REPLAYED: Final = {"Idempotency-Replayed": header("`true` when an earlier request had this answer.")}
-_LOCATION: Final = {"Location": header("Where the job is.")}
 
 
 def _without_default(schema: dict[str, Any]) -> None:
@@ -79,83 +64,6 @@ class JobChanges(Spec):
         if not self.model_fields_set:
             raise ValueError("is empty: give name, labels or priority")
         return self
-
-
-@router.post(
-    "",
-    status_code=202,
-    summary="Submit a job",
-    responses={
-        200: one_of(
-            "With `Prefer: wait`: the job, which has ended. With `dry_run`: what would be made of it.",
-            JobView,
-            DryRunView,
-        ),
-        202: returns(JobView, "The job was queued.", headers=_ETAG | _LOCATION | _REPLAYED),
-        **problems(400, 409, 413, 415),
-    },
-    openapi_extra=json_request(JobSpec, examples=_EXAMPLES),
-)
-async def create_job(
-    request: Request,
-    services: Injected,
-    caller: Submitter,
-    body: JsonBody,
-    *,
-    dry_run: Annotated[bool, Query(description="Check it and fill in its defaults; nothing is stored.")] = False,
-    idempotency_key: IdempotencyKey = None,
-    prefer: Prefer = None,
-) -> Response:
-    """Queue a job.
-
-    It is durable once this answers. A specification that cannot be learned is refused here, before it is queued.
-    """
-    if dry_run:
-        return await run_in_threadpool(_rehearse, services, body)
-
-    def work() -> submission.Submitted:
-        spec = parse(JobSpec, body)
-        return submission.submit(services, spec, caller=caller, key=idempotency_key, path=request.url.path)
-
-    submitted = await run_in_threadpool(work)
-    if submitted.job is None:
-        return replay(submitted.answer)
-    wait = asked_wait(prefer, None)
-    if not wait.seconds:
-        return _answer_stored(submitted.answer, BackgroundTask(submission.ring, services))
-    await run_in_threadpool(submission.ring, services)
-    trace_of(request.scope).is_awaited = True
-    job = await _ended(request, services, submitted.job, seconds=wait.seconds)
-    headers = {"Location": submitted.answer.headers["Location"], **_job_headers(job), **wait.headers}
-    view = job_view(job, root=services.settings.root_path)
-    return answer(view, status=200 if job.status.is_final else 202, headers=headers)
-
-
-def _rehearse(services: Services, body: bytes) -> Response:
-    spec = parse(JobSpec, body)
-    admission = submission.judge(services, spec)
-    return answer(
-        DryRunView(
-            valid=True,
-            spec=spec.model_dump(mode="json"),
-            estimate=admission.estimate,
-            warnings=list(admission.warnings),
-        )
-    )
-
-
-def _answer_stored(stored: StoredAnswer, background: BackgroundTask | None = None) -> Response:
-    return Response(stored.body, stored.status, stored.headers, JSON, background)
-
-
-async def _ended(request: Request, services: Services, job: JobRecord, *, seconds: float) -> JobRecord:
-    notifier: Notifier = request.app.state.notifier
-    clock = asyncio.get_running_loop().time
-    deadline = clock() + seconds
-    while not job.status.is_final and not notifier.is_closed and (left := deadline - clock()) > 0:
-        await notifier.wait(job.id, known=job.version, seconds=left)
-        job = await run_in_threadpool(services.store.jobs.get, job.id)
-    return job
 
 
 @router.get("", summary="List jobs", responses={200: returns(JobPage), **problems(400)})

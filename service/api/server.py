@@ -14,10 +14,12 @@ from service import logs
 from service.api.app import create_app
 from service.api.auth import is_loopback, is_required
 from service.api.services import Services
+from service.errors import StoreUnavailable
 from service.files import FileStore
 from service.queue import make_bell
 from service.settings import Settings
 from service.store import Database, Store
+from service.store.schema import is_at_head
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +62,7 @@ def serve(settings: Settings, *, sock: socket.socket | None = None, insecure: bo
         log.warning("the service listens without API keys on an address that others can reach")
     logs.configure(settings.log_level)
     services = open_services(settings)
+    _check_tables(services)
     server = uvicorn.Server(
         uvicorn.Config(
             create_app(services),
@@ -79,6 +82,15 @@ def serve(settings: Settings, *, sock: socket.socket | None = None, insecure: bo
             server.run(sockets=None if sock is None else [sock])
     finally:
         services.store.database.close()
+
+
+def _check_tables(services: Services) -> None:
+    # Not a reason to give up: the migration may run just now, and /readyz keeps requests away until then.
+    try:
+        if not is_at_head(services.store.database):
+            log.error("the tables are not of this version: run `hyperdial migrate`")
+    except StoreUnavailable:
+        log.warning("the database is away: requests are refused until it is back")
 
 
 def _host(settings: Settings, sock: socket.socket | None) -> str:

@@ -1,21 +1,19 @@
-"""Verbs on jobs: cancel, pause, resume, retry, clone."""
+"""Verbs on jobs: cancel, pause, resume, retry."""
 
 from collections.abc import Callable
 from typing import Final
 
 from fastapi import APIRouter
 from starlette.background import BackgroundTask
-from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api import submission
 from service.api.answers import JSON, to_json
 from service.api.auth import Submitter
 from service.api.conditions import etag
-from service.api.idempotency import IdempotencyKey, replay
 from service.api.job_views import job_view
 from service.api.models import JobView
-from service.api.openapi import header, problems, returns
+from service.api.openapi import problems, returns
 from service.api.parameters import JobId
 from service.api.services import Injected, Services
 from service.records import JobRecord, JobStatus
@@ -54,24 +52,3 @@ def resume_job(services: Injected, _: Submitter, job_id: JobId) -> Response:
 def retry_job(services: Injected, _: Submitter, job_id: JobId) -> Response:
     """Let a failed or cancelled job go on from its last checkpoint."""
     return _steered(services, job_id, services.store.jobs.retry)
-
-
-@router.post(
-    "/clone",
-    status_code=202,
-    summary="Clone a job",
-    responses={
-        202: returns(JobView, "The new job.", headers={"Location": header("Where the new job is.")}),
-        **problems(400, 404, 409),
-    },
-)
-def clone_job(
-    request: Request, services: Injected, caller: Submitter, job_id: JobId, idempotency_key: IdempotencyKey = None
-) -> Response:
-    """Queue a new job with the same specification."""
-    spec = submission.spec_of(services.store.jobs.get(job_id))
-    made = submission.submit(services, spec, caller=caller, key=idempotency_key, path=request.url.path)
-    if made.job is None:
-        return replay(made.answer)
-    stored = made.answer
-    return Response(stored.body, stored.status, stored.headers, JSON, BackgroundTask(submission.ring, services))

@@ -8,7 +8,6 @@ from fastapi import APIRouter, Header, Query
 from starlette.responses import Response, StreamingResponse
 
 from service.api import exports
-from service.api.answers import answer
 from service.api.auth import Reader
 from service.api.models import PointPage
 from service.api.negotiation import best
@@ -40,7 +39,6 @@ MEDIA_TYPES: Final = {
     Format.PARQUET: "application/vnd.apache.parquet",
 }
 _WRITERS: Final = {
-    Format.JSON: exports.as_json,
     Format.NDJSON: exports.as_ndjson,
     Format.CSV: exports.as_csv,
     Format.PARQUET: exports.as_parquet,
@@ -74,24 +72,23 @@ def get_trajectory(
     (`hyperparameters.l2`).
     """
     form = form or Format(best(accept, {media: form.value for form, media in MEDIA_TYPES.items()}))
-    if form is Format.JSON and limit is not None and limit <= _BATCH:
-        return _page(services.store, job_id, after=after, limit=limit)
     services.store.points.page(job_id, after=after, limit=1)  # before the answer begins: is there such a job?
 
+    # A page of JSON says whether there are more points, hence asks for one more than it shows.
+    wanted = limit + 1 if limit is not None and form is Format.JSON else limit
+
     def batches() -> Iterator[list[PointRecord]]:
-        return _batches(services.store, job_id, after=after, limit=limit)
+        return _batches(services.store, job_id, after=after, limit=wanted)
 
     headers = {"Vary": "Accept"}
-    if form is not Format.JSON:
+    if form is Format.JSON:
+        written = exports.as_json(batches, limit=limit)
+        if limit is not None and limit <= _BATCH:
+            return Response(b"".join(written), 200, headers, MEDIA_TYPES[form])
+    else:
+        written = _WRITERS[form](batches)
         headers["Content-Disposition"] = f'attachment; filename="{job_id}.{form.value}"'
-    return StreamingResponse(_WRITERS[form](batches), 200, headers, MEDIA_TYPES[form])
-
-
-def _page(store: Store, job_id: str, *, after: int | None, limit: int) -> Response:
-    found = store.points.page(job_id, after=after, limit=limit + 1)
-    points = [exports.point_json(point) for point in found[:limit]]
-    next_after = found[limit - 1].step if len(found) > limit else None
-    return answer({"items": points, "next_after": next_after}, headers={"Vary": "Accept"})
+    return StreamingResponse(written, 200, headers, MEDIA_TYPES[form])
 
 
 def _batches(store: Store, job_id: str, *, after: int | None, limit: int | None) -> Iterator[list[PointRecord]]:

@@ -41,6 +41,20 @@ def test_points_come_in_order_a_page_at_a_time(client: TestClient, job_id: str):
     assert steps == list(range(STEPS))
 
 
+@pytest.mark.parametrize("limit", [1, 999, 1000, 1001, 2499])
+def test_a_page_says_where_the_next_one_begins(client: TestClient, job_id: str, limit: int):
+    page = client.get(f"/v1/jobs/{job_id}/trajectory", params={"limit": limit}).json()
+    assert [point["step"] for point in page["items"]] == list(range(limit))
+    assert page["next_after"] == limit - 1
+
+
+@pytest.mark.parametrize("limit", [2500, 2501, 100_000])
+def test_the_last_page_says_so(client: TestClient, job_id: str, limit: int):
+    page = client.get(f"/v1/jobs/{job_id}/trajectory", params={"limit": limit}).json()
+    assert len(page["items"]) == STEPS
+    assert page["next_after"] is None
+
+
 def test_a_point_is_what_the_contract_says(client: TestClient, job_id: str):
     (point,) = client.get(f"/v1/jobs/{job_id}/trajectory", params={"after": 0, "limit": 1}).json()["items"]
     assert datetime.fromisoformat(point.pop("at")).tzinfo is not None

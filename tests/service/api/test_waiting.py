@@ -16,16 +16,26 @@ from service.errors import StoreUnavailable
 from tests.service.api.world import BODY, Worker, body, finished, submit
 
 
-def soon(act: Callable[[], object]) -> threading.Thread:
-    """Do something in another thread, once somebody waits or after a moment."""
-    thread = threading.Timer(0.3, act)
+def when_awaited(client: TestClient, act: Callable[[], object]) -> threading.Thread:
+    """Do something in another thread as soon as a request waits."""
+    assert isinstance(client.app, FastAPI)
+    notifier: Notifier = client.app.state.notifier
+
+    def run() -> None:
+        deadline = time.monotonic() + 20
+        while not notifier._waiters:
+            assert time.monotonic() < deadline, "no request waits"
+            time.sleep(0.005)
+        act()
+
+    thread = threading.Thread(target=run)
     thread.start()
     return thread
 
 
 def test_a_change_ends_the_wait(client: TestClient, worker: Worker):
     job = submit(client)
-    thread = soon(worker.claim)
+    thread = when_awaited(client, worker.claim)
     began = time.monotonic()
     response = client.get(f"/v1/jobs/{job['id']}", headers={"Prefer": "wait=30", "If-None-Match": '"1"'})
     assert response.status_code == 200
@@ -46,7 +56,7 @@ def test_without_a_change_the_answer_is_that_nothing_changed(client: TestClient)
 
 def test_without_an_etag_the_current_version_is_meant(client: TestClient, worker: Worker):
     job = submit(client)
-    thread = soon(worker.claim)
+    thread = when_awaited(client, worker.claim)
     assert client.get(f"/v1/jobs/{job['id']}?wait=30").json()["status"] == "running"
     thread.join()
 
@@ -69,7 +79,7 @@ def test_an_ended_job_is_not_waited_for(client: TestClient, services: Services):
 def test_a_job_that_is_deleted_meanwhile_is_not_found(client: TestClient, services: Services):
     job_id = finished(services, client)
     tag = client.get(f"/v1/jobs/{job_id}").headers["etag"]
-    thread = soon(lambda: services.store.jobs.delete(job_id))
+    thread = when_awaited(client, lambda: services.store.jobs.delete(job_id))
     assert client.get(f"/v1/jobs/{job_id}?wait=30", headers={"If-None-Match": tag}).status_code == 404
     thread.join()
 
@@ -80,7 +90,7 @@ def test_a_submission_can_wait_for_the_end(client: TestClient, worker: Worker):
         worker.record(claim, [0])
         worker.succeed(claim)
 
-    thread = soon(work)
+    thread = when_awaited(client, work)
     response = client.post("/v1/jobs", json=BODY, headers={"Prefer": "wait=20"})
     assert response.status_code == 200
     assert response.json()["status"] == "succeeded"
