@@ -17,6 +17,7 @@ from workers.learn.cost import Cost
 from workers.learn.hypergradient import hypergradient
 from workers.learn.inner.base import AbstractInnerSolver, InnerSolution
 from workers.learn.inner.lbfgs import LBFGS
+from workers.learn.inner.newton_cg import NewtonCG
 from workers.learn.linear.cg import CG
 from workers.learn.method import Answer
 from workers.learn.oracle import AbstractOracle
@@ -32,6 +33,8 @@ _MOST_NEIGHBOURS: Final = 5
 
 _MOST_ITERATIONS: Final = 1000
 """Of one inner solve: checks must not take longer than the run, and what was left undone is measured."""
+
+_MOST_NEWTON_STEPS: Final = 50
 
 _NOTHING: Final = 1e-6
 """An objective below this fraction of that of zero weights is nothing: changes are not measured in parts of it."""
@@ -145,7 +148,8 @@ def examine(problem: LinearProblem, answer: Answer, spec: JobSpec) -> Evidence:
     seen: AbstractOracle = oracle if metric is None else WhitenedOracle(oracle, metric)
     u = answer.weights if metric is None else metric.inverse(answer.weights)
     solver = LBFGS(max_iterations=_MOST_ITERATIONS, first_step=None if metric is None else 1.0)
-    inner, loose = _Watched(solver), _Watched(solver)
+    # Quasi-Newton steps stall where rounding hides what they gain; Newton's reach the last digits.
+    inner, loose = _Watched(NewtonCG(max_iterations=_MOST_NEWTON_STEPS)), _Watched(solver)
 
     start = seen.outer(u, raw)
     pull = max(_norm(start.gradient), 1e-300)
