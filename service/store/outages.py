@@ -29,6 +29,12 @@ _AWAY_STATES: Final = frozenset({"25006", "25P03", "25P04"})
 """A server that has become a read-only standby, and transactions that it ended for their age."""
 
 
+_OLD_TABLES_STATES: Final = frozenset({"42P01", "42703"})
+"""No such table, no such column."""
+
+_OLD_TABLES: Final = "The database's tables are missing or older than this version: run `hyperdial migrate`."
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """Raise what the block raises, in the words of the domain.
@@ -49,6 +55,8 @@ def translated() -> Iterator[None]:
             raise StoreUnavailable from error
         raise
     except DBAPIError as error:
+        if _has_old_tables(error.orig):
+            raise StoreUnavailable(_OLD_TABLES) from error
         if error.connection_invalidated or _is_away(error.orig):
             raise StoreUnavailable from error
         if isinstance(error, OperationalError | InterfaceError) and _has_no_code(error.orig):
@@ -70,6 +78,13 @@ def _is_away(cause: BaseException | None) -> bool:
         return code is not None and code & 0xFF not in _PROGRAMMING_CODES
     state: str | None = getattr(cause, "sqlstate", None)
     return state is not None and (state[:2] in _AWAY_CLASSES or state in _AWAY_STATES)
+
+
+def _has_old_tables(cause: BaseException | None) -> bool:
+    if isinstance(cause, sqlite3.Error):
+        # SQLite has one code for every mistake in a statement.
+        return str(cause).startswith(("no such table", "no such column"))
+    return getattr(cause, "sqlstate", None) in _OLD_TABLES_STATES
 
 
 def _has_no_code(cause: BaseException | None) -> bool:
