@@ -64,12 +64,19 @@ class Settings(BaseSettings):
         default=None,
         description="file:///…, s3://bucket/prefix or another URL of obstore; null: the data folder.",
     )
-    queue: QueueKind = QueueKind.REDIS
-    redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
-    queue_name: str = "hyperdial"
+    queue: QueueKind = Field(
+        default=QueueKind.REDIS,
+        description="How workers hear of jobs: rung by Redis, or looking into the database.",
+    )
+    redis_url: SecretStr = Field(
+        default=SecretStr("redis://127.0.0.1:6379/0"), description="redis://, rediss:// or unix://; holds no truth."
+    )
+    queue_name: str = Field(default="hyperdial", description="Of the queue, where several services share a Redis.")
 
-    host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    host: str = Field(default="127.0.0.1", description="Address that the API listens on.")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        default=8000, description="Port that the API listens on; 0: any that is free."
+    )
     root_path: str = Field(default="", description="Path prefix that a proxy strips.")
     auth: AuthKind = Field(
         default=AuthKind.AUTO, description="auto: required unless the API listens on a loopback address."
@@ -85,8 +92,8 @@ class Settings(BaseSettings):
     sweep_seconds: float = Field(default=5.0, description="How often the reconciler looks for what was lost.")
     backoff_seconds: float = Field(default=2.0, description="Wait before a lost job's second attempt; doubles.")
     grace_seconds: float = Field(default=30.0, description="Time that a runner has to save itself.")
-    checkpoint_steps: int = 10
-    checkpoint_seconds: float = 30.0
+    checkpoint_steps: int = Field(default=10, description="A checkpoint at least every so many steps.")
+    checkpoint_seconds: float = Field(default=30.0, description="A checkpoint at least so often.")
     record_seconds: float = Field(default=0.25, description="Points are recorded at most this late.")
     spool_bytes: int = Field(default=64 * 2**20, description="Points kept on disk while the database is away.")
     threads: Annotated[int, Field(ge=1)] | None = Field(
@@ -94,8 +101,8 @@ class Settings(BaseSettings):
     )
     memory_bytes: int | None = Field(default=None, description="Host memory that a job may use; null: no limit.")
     retention_days: float | None = Field(default=None, description="Delete ended jobs after so long; null: never.")
-    idempotency_hours: float = 24.0
-    log_level: str = "INFO"
+    idempotency_hours: float = Field(default=24.0, description="How long idempotency keys are remembered.")
+    log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR.")
 
     @classmethod
     def settings_customise_sources(
