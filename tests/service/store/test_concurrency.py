@@ -14,6 +14,7 @@ from sqlalchemy import select, text
 from service.errors import LeaseLost
 from service.records import JobStatus, Lease
 from service.store import Database, Store
+from service.store.claiming import take_next
 from service.store.reaping import take_silent
 from service.store.recording import record
 from service.tables import jobs
@@ -70,6 +71,18 @@ def test_eight_claimers_share_all_jobs_and_none_twice(store: Store, database_url
     assert set(got.values()) == {1}
     assert store.jobs.counts()[JobStatus.RUNNING] == len(ids)
     assert all(len(store.jobs.attempts(job_id)) == 1 for job_id in list(ids)[:20])
+
+
+def test_a_claimer_does_not_wait_for_a_job_that_another_is_just_taking(postgresql_database: Database) -> None:
+    store = Store(postgresql_database)
+    first, second = store.jobs.create(spec()), store.jobs.create(spec())
+    with store.database.write() as connection:
+        taken = take_next(connection, "wk_1", device="cpu", lease_seconds=LEASE)
+        assert taken is not None
+        assert taken.lease.job_id == first.id
+        other = store.leases.claim("wk_2", device="cpu", lease_seconds=LEASE)
+        assert other is not None
+        assert other.lease.job_id == second.id
 
 
 @dataclass

@@ -16,10 +16,9 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 
 from service.errors import LeaseLost, NotFound, StoreUnavailable
-from service.records import AttemptOutcome, JobStatus, Lease
+from service.records import JobStatus, Lease
 from service.store import Database, Store, schema
 from service.store.clock import database_now
-from service.tables import jobs
 from tests.conftest import Server, postgresql
 from tests.service.store.samples import LEASE, claimed, points, spec
 
@@ -92,6 +91,15 @@ def test_after_a_restart_of_postgresql_the_same_store_goes_on(
     away.leases.succeed(claim.lease, result={}, files=[], log_tail="")
     assert away.jobs.get(job.id).status is JobStatus.SUCCEEDED
     assert [point.step for point in away.points.iterate(job.id)] == [0, 1, 2, 3, 4]
+
+
+def test_a_restart_while_nobody_asks_is_noticed_by_nobody(away: Store, restartable: RestartableServer) -> None:
+    job = away.jobs.create(spec())
+    with away.database.read(), away.database.read(), away.database.read():
+        pass
+    restartable.control("-m", "fast", "restart")
+    for _ in range(6):
+        assert away.jobs.get(job.id) == job
 
 
 def test_while_postgresql_is_stopped_every_part_says_so_and_then_works_again(
@@ -309,28 +317,30 @@ def test_text_that_no_database_holds_finds_nothing_and_breaks_nothing(store: Sto
     assert store.jobs.list(limit=1) == []
 
 
-def _use_after_fork(store: Store, answers: "multiprocessing.SimpleQueue[str]") -> None:
-    answers.put(store.jobs.create(spec()).id)
+def _use_after_fork(store: Store, answers: "multiprocessing.SimpleQueue[list[str]]") -> None:
+    answers.put([store.jobs.create(spec()).id for _ in range(20)])
     # Leave without cleaning up, as a killed child does.
     os._exit(0)
 
 
 def test_a_forked_child_and_its_parent_do_not_share_connections(store: Store) -> None:
     context = multiprocessing.get_context("fork")
-    with store.database.read() as connection:
-        before = connection.scalar(select(jobs.c.id))
-        answers = context.SimpleQueue()
-        children = [context.Process(target=_use_after_fork, args=(store, answers)) for _ in range(2)]
-        for child in children:
-            child.start()
-        made = {answers.get() for _ in children}
-        for child in children:
-            child.join()
-        assert before is None
-    assert {job.id for job in store.jobs.list(limit=9)} == made
-    claim = store.leases.claim("wk_1", device="cpu", lease_seconds=LEASE)
-    assert claim is not None
-    assert store.leases.release(claim.lease, AttemptOutcome.DRAINED, log_tail="") is JobStatus.QUEUED
+    with store.database.read(), store.database.read():
+        pass  # two connections lie in the pool that the children inherit
+    old_pool = store.database.engine.pool
+    answers = context.SimpleQueue()
+    children = [context.Process(target=_use_after_fork, args=(store, answers)) for _ in range(2)]
+    for child in children:
+        child.start()
+    made = {store.jobs.create(spec()).id for _ in range(20)}
+    for _ in children:
+        made.update(answers.get())
+    for child in children:
+        child.join()
+    assert [child.exitcode for child in children] == [0, 0]
+    assert {job.id for job in store.jobs.list(limit=99)} == made
+    assert len(made) == 60
+    assert store.database.engine.pool is old_pool
 
 
 def test_numbers_that_are_none_never_reach_a_document(store: Store) -> None:

@@ -446,6 +446,18 @@ def test_time_held_is_added_up_and_silence_is_not_charged(store: Store) -> None:
     assert store.jobs.get(lease.job_id).run_seconds == pytest.approx(70, abs=8)
 
 
+def test_a_lease_counts_to_its_last_second(store: Store) -> None:
+    lease = claimed(store).lease
+
+    def reaped_with(seconds_left: float) -> list[str]:
+        with store.database.write() as connection:
+            connection.execute(update(jobs).values(lease_expires_at=database_now(seconds_left)))
+        return store.leases.reap(lease_seconds=LEASE, backoff_seconds=0.0)
+
+    assert reaped_with(10.0) == []
+    assert reaped_with(-0.01) == [lease.job_id]
+
+
 def test_the_reaper_that_was_away_extends_all_leases_before_it_takes_any(store: Store) -> None:
     lease = claimed(store).lease
     assert store.leases.reap(lease_seconds=LEASE, backoff_seconds=0.0) == []
