@@ -228,7 +228,8 @@ class _Folder(_AbstractBackend):
                 continue  # other files are in it, or it is gone
 
     def keys(self, prefix: str) -> Iterator[str]:
-        for folder, folders, names in os.walk(self._root):
+        # From the deepest folder that the prefix names: a job's files are found without looking at all others.
+        for folder, folders, names in os.walk(self._root / prefix.rpartition("/")[0]):
             folders[:] = [name for name in folders if not name.startswith(".")]
             for name in names:
                 key = (Path(folder) / name).relative_to(self._root).as_posix()

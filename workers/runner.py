@@ -126,7 +126,9 @@ class Runner:
         status = Status(seal.status)
 
         with contextlib.closing(self._recorder(claim)) as recorder:
-            saver = Saver(recorder.checkpoint, seal, steps=settings.checkpoint_steps, seconds=settings.checkpoint_seconds)
+            saver = Saver(
+                recorder.checkpoint, seal, steps=settings.checkpoint_steps, seconds=settings.checkpoint_seconds
+            )
             if saved is not None:
                 for sentence in (*saved.refused, f"attempt {claim.lease.attempt} goes on from step {state.step}"):
                     recorder.note(sentence)
@@ -180,9 +182,12 @@ class Runner:
         written = self._write_verdict(
             lambda: self._store.leases.succeed(lease, result=result, files=files, log_tail=self._tail.text())
         )
-        if not written:
-            with contextlib.suppress(OSError):
-                self._files.delete([file.key for file in files])
+        mine = {file.key for file in files}
+        with contextlib.suppress(OSError):  # what is left over costs only space
+            if written:  # checkpoints, and whatever attempts left that died between storing and recording
+                self._files.delete(set(self._files.keys(f"jobs/{lease.job_id}/")) - mine)
+            else:
+                self._files.delete(mine)
 
     def _stored(self, lease: Lease, name: str, data: bytes) -> FileRecord:
         # The attempt is part of the name: one that lost its lease overwrites nothing.

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -93,9 +94,10 @@ class Postgres:
     """A PostgreSQL server of its own, which may be stopped and started again."""
 
     def __init__(self) -> None:
-        import pgserver
-
-        self._binaries = Path(pgserver.__file__).parent / "pginstall" / "bin"
+        package = find_spec("pgserver")
+        if package is None or package.origin is None:
+            pytest.skip("needs pgserver")
+        self._binaries = Path(package.origin).parent / "pginstall" / "bin"
         # Not a folder of pytest's: the server refuses to run as root, and another user could not look into that.
         self._folder = Path(tempfile.mkdtemp(prefix="postgres-"))
         self._user = "nobody" if os.geteuid() == 0 else None

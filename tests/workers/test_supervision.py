@@ -8,8 +8,7 @@ import psutil
 import pytest
 
 from service.records import AttemptOutcome, FailureCode, JobStatus, WorkerState
-from service.store import Database
-from tests.workers.fleet import REAL, Fleet, Redis, eventually, shifted_clock
+from tests.workers.fleet import REAL, Fleet, eventually
 
 SLOW = {"pause": "0.02"}
 
@@ -189,42 +188,6 @@ def test_a_runner_dies_with_its_supervisor_and_the_job_goes_on_elsewhere(tmp_pat
         assert fleet.trajectory(job_id) == fleet.undisturbed(job_id, steps=200)
 
 
-def test_a_frozen_worker_writes_nothing_after_another_took_its_job(tmp_path: Path) -> None:
-    with Fleet(tmp_path, lease_seconds=4.0) as fleet:
-        frozen = fleet.worker()
-        job_id = fleet.submit(steps=150, labels=SLOW)
-        fleet.steps(job_id, 20)
-        runner = frozen.runners()[0]
-        frozen.freeze()
-        fleet.worker()
-        eventually(lambda: fleet.job(job_id).attempt == 2, what="another worker took the job")
-        frozen.thaw()
-        eventually(lambda: is_gone(runner), seconds=20.0, what="the late runner was ended")
-        fleet.reaches(job_id, JobStatus.SUCCEEDED)
-        points = list(fleet.store.points.iterate(job_id))
-        second = fleet.store.jobs.attempts(job_id)[1]
-        assert [point.attempt for point in points] == [1] * second.steps_from + [2] * (150 - second.steps_from)
-        assert fleet.trajectory(job_id) == fleet.undisturbed(job_id, steps=150)
-        mine = {file.key for file in fleet.store.jobs.files(job_id)}
-        eventually(lambda: set(fleet.files.keys(f"jobs/{job_id}/")) == mine, what="no file of the late runner is left")
-
-
-def test_a_worker_whose_clock_is_an_hour_off_is_not_taken_for_dead(
-    tmp_path: Path, postgresql_database: Database
-) -> None:
-    url = postgresql_database.engine.url.render_as_string(hide_password=False)
-    with Fleet(tmp_path, database_url=url, lease_seconds=3.0) as fleet:
-        late = fleet.worker(**shifted_clock(-3600, tmp_path))
-        job_id = fleet.submit(steps=300, labels=SLOW)  # twice as long as a lease
-        fleet.steps(job_id, 5)
-        fleet.worker(**shifted_clock(3600, tmp_path))
-        job = fleet.reaches(job_id, JobStatus.SUCCEEDED)
-        assert job.attempt == 1
-        late.kill()
-        other = fleet.submit(steps=3)
-        assert fleet.reaches(other, JobStatus.SUCCEEDED).attempt == 1
-
-
 def test_a_damaged_checkpoint_makes_way_for_the_one_before(fleet: Fleet) -> None:
     worker = fleet.worker()
     job_id = fleet.submit(steps=200, labels=SLOW)
@@ -256,19 +219,6 @@ def test_a_job_is_not_started_over_in_silence(fleet: Fleet) -> None:
     job = fleet.reaches(job_id, JobStatus.FAILED)
     assert job.failure is not None
     assert "was not started over in silence" in job.failure.detail
-
-
-def test_jobs_queued_while_redis_is_killed_and_wiped_all_succeed_once(tmp_path: Path, redis_server: Redis) -> None:
-    with Fleet(tmp_path, redis=redis_server) as fleet:
-        fleet.worker()
-        jobs = [fleet.submit(steps=3) for _ in range(3)]
-        fleet.reaches(jobs[0], JobStatus.SUCCEEDED)
-        redis_server.kill()
-        jobs += [fleet.submit(steps=3) for _ in range(2)]
-        fleet.reaches(jobs[2], JobStatus.SUCCEEDED)
-        redis_server.start()
-        for job_id in jobs:
-            assert fleet.reaches(job_id, JobStatus.SUCCEEDED).attempt == 1
 
 
 def test_a_worker_without_a_runner_takes_no_job(tmp_path: Path) -> None:
