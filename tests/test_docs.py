@@ -15,6 +15,7 @@ from service.cli import make_app
 from service.cli.exits import EXIT_CODES
 from service.records import FailureCode, JobStatus, ReasonCode
 from service.settings import Settings
+from service.spec.capabilities import CAPABILITIES
 from service.spec.job import JobSpec
 from workers.verdict import Verdict
 
@@ -49,6 +50,11 @@ def test_every_code_is_explained_with_what_to_do(code: FailureCode | ReasonCode)
 @pytest.mark.parametrize("verdict", Verdict)
 def test_every_verdict_is_explained(verdict: Verdict) -> None:
     assert re.search(rf"^\| `{verdict}` \|", (ROOT / "docs" / "quickstart.md").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("method", CAPABILITIES)
+def test_every_method_has_a_page(method: str) -> None:
+    assert (ROOT / "docs" / "methods" / f"{method}.md").read_text().startswith(f"# `{method}`")
 
 
 def test_every_setting_has_a_description() -> None:
