@@ -113,7 +113,11 @@ def report(console: Console, jobs: list[JobView], results: list[ResultView | Non
     outcomes = [without_penalty(parts), default(parts), grid(parts, points=GRID_POINTS, low=1e-4, high=10.0)]
     outcomes += [learned(job, result) for job, result in zip(jobs, results, strict=True) if result is not None]
     console.print(comparison(outcomes, parts))
-    console.print(f"(baselines by scikit-learn, {time.monotonic() - began:.1f} s; a lower loss is better)", style="dim")
+    console.print(
+        f"(baselines by scikit-learn, {time.monotonic() - began:.1f} s; a learned strength's trainings begin where the "
+        "one before ended, and the checks behind its verdict train some more)",
+        style="dim",
+    )
     good = True
     for job, result in zip(jobs, results, strict=True):
         console.print()

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -229,6 +230,26 @@ def test_health_is_an_exit_code(hyperdial: CommandLine, tmp_path: Path) -> None:
     assert hyperdial("migrate", HYPERDIAL_DATA_DIR=str(empty)).code == 0
     assert hyperdial("migrate", HYPERDIAL_DATA_DIR=str(empty)).code == 0
     assert hyperdial("health", "--worker", HYPERDIAL_DATA_DIR=str(empty)).code == 1
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_example_of_the_readme_works_as_it_stands(hyperdial: CommandLine, tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    script = re.search(r"^```bash\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
+    assert script is not None
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script[1].replace("http://127.0.0.1:8000", hyperdial.url)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "event: end" in done.stdout
+    assert '"verdict":' in done.stdout
+    assert re.search(r"^0,1,.*0\.1", done.stdout, re.MULTILINE)
+    assert (tmp_path / "weights.safetensors").stat().st_size > 1000
 
 
 def test_help_tells_the_exit_codes(hyperdial: CommandLine) -> None:
