@@ -110,12 +110,12 @@ class Attempt:
             for report in self._child.reports(seconds=_TICK_SECONDS):
                 self._hear(report.phase, report.step)
             now = self._clock()
+            if self._phase is Phase.ENDED or (self._pulse.is_lost and self._phase is Phase.CONCLUDING):
+                self._bid_farewell()
+                return
             if self._pulse.is_lost:
                 log.warning("The job was taken by another attempt", extra=self._details)
                 self._child.close()
-                return
-            if self._phase is Phase.ENDED:
-                self._bid_farewell()
                 return
             if (exit_code := self._child.exit_code) is not None:
                 self._bury(exit_code)
@@ -153,9 +153,9 @@ class Attempt:
         return True
 
     def _grace(self, order: Order) -> float:
-        # Only between steps is there something to save.
-        is_wasted = order is Order.CANCEL and self._phase in (Phase.PREPARING, Phase.CHECKING)
-        return 0.0 if is_wasted else self._limits.grace_seconds
+        # Before the first step there is nothing to save, and after the last one a cancelled job has no use for it.
+        nothing_to_save = self._phase is Phase.PREPARING or (order is Order.CANCEL and self._phase is Phase.CHECKING)
+        return 0.0 if nothing_to_save else self._limits.grace_seconds
 
     def _enforce(self, order: Order) -> bool:
         match order:
@@ -174,6 +174,8 @@ class Attempt:
         if wanted is not None and wanted is not self._given:
             log.info("The runner was given an order", extra=self._details | {"order": wanted.value})
             self._child.order(wanted)
+            if wanted is Order.DRAIN:
+                self._pulse.drain()
             self._given, self._given_at = wanted, now
 
     def _wanted(self, now: float) -> Order | None:

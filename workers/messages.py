@@ -64,6 +64,8 @@ class Phase(StrEnum):
     WAITING = "waiting"
     """It cannot go on before the database or the file store is back."""
     CHECKING = "checking"
+    CONCLUDING = "concluding"
+    """Its verdict is being written; a lease that ends now has probably ended by that."""
     ENDED = "ended"
     """The verdict is written, or not its to write any more."""
 

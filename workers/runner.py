@@ -197,6 +197,7 @@ class Runner:
 
     def _write_verdict(self, write: Callable[[], object]) -> bool:
         """Write, as soon as the database can take it; return False if the job is another attempt's by then."""
+        self._parent.report(Phase.CONCLUDING)
         while True:
             try:
                 write()

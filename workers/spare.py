@@ -3,6 +3,7 @@
 import importlib
 import logging
 import os
+import signal
 import sys
 import threading
 from types import ModuleType
@@ -23,6 +24,9 @@ def main(module: str = "workers.workshop") -> None:
     """
     die_with_parent(int(sys.argv[1]))
     prefer_as_victim()
+    # A service manager may signal every process of a group; when this one leaves is for its supervisor to say.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     parent = Parent()
     settings = Settings()
     logs.configure(settings.log_level)

@@ -7,10 +7,12 @@ its runner.
 
 import argparse
 import random
+import sqlite3
 import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 
 import psutil
@@ -18,7 +20,7 @@ import psutil
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from service.records import AttemptOutcome, JobStatus
-from tests.workers.fleet import Fleet, Postgres, eventually
+from tests.workers.fleet import Fleet, Postgres, Worker, eventually
 
 
 def prove(*, rounds: int, postgres: bool, lease_seconds: float = 4.0, seed: int = 0) -> Mapping[str, object]:
@@ -56,7 +58,7 @@ def _round(fleet: Fleet, number: int, *, pause: float) -> float:
     fleet.steps(job_id, 20)
     time.sleep(pause)
     runner = late.runners()[0]
-    late.freeze()
+    _freeze(fleet, late)
     other = fleet.worker()
     eventually(lambda: fleet.job(job_id).attempt == 2, what="another worker takes the job")
     fleet.steps(job_id, fleet.store.jobs.attempts(job_id)[1].steps_from + 5)
@@ -78,6 +80,28 @@ def _round(fleet: Fleet, number: int, *, pause: float) -> float:
     for worker in (late, other):
         worker.kill()
     return seconds
+
+
+def _freeze(fleet: Fleet, worker: Worker) -> None:
+    """Stop a worker, but not while it holds the one lock that SQLite has.
+
+    It would hold up everybody then, which no lease can change; on the one machine that has a SQLite database all
+    processes are stopped together. PostgreSQL ends the session of whoever sits on a lock.
+    """
+    worker.freeze()
+    if not fleet.database.is_sqlite:
+        return
+    with closing(sqlite3.connect(str(fleet.database.engine.url.database), timeout=0.1)) as connection:
+        while True:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                worker.thaw()
+                time.sleep(0.01)
+                worker.freeze()
+            else:
+                connection.execute("ROLLBACK")
+                return
 
 
 def main() -> None:

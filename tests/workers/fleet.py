@@ -246,6 +246,11 @@ class Fleet:
         """Steps and what was found in them, without who and when."""
         return [(point.step, point.body) for point in self.store.points.iterate(job_id)]
 
+    def orders(self, job_id: str) -> list[str]:
+        """What supervisors ordered the runners of a job to do, by their log."""
+        lines = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+        return [line["order"] for line in lines if line.get("job_id") == job_id and "order" in line]
+
     def undisturbed(self, job_id: str, **submission: object) -> list[tuple[int, object]]:
         """The trajectory of an equal job that is left alone; needs a worker."""
         twin = self.submit(**submission)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 from pathlib import Path
 
 import psutil
@@ -46,6 +47,25 @@ def test_a_paused_and_resumed_run_is_the_same_run(busy_fleet: Fleet) -> None:
     assert first.outcome is AttemptOutcome.PAUSED
     assert second.steps_from == paused.steps_done
     assert busy_fleet.trajectory(job_id) == busy_fleet.undisturbed(job_id, steps=60)
+
+
+def test_a_pause_that_is_withdrawn_interrupts_nothing(busy_fleet: Fleet) -> None:
+    job_id = busy_fleet.submit(steps=4, labels={"pause": "1.0"})
+    busy_fleet.steps(job_id, 1)
+    busy_fleet.store.jobs.request_pause(job_id)
+    eventually(lambda: "pause" in busy_fleet.orders(job_id))
+    busy_fleet.store.jobs.request_resume(job_id)
+    assert busy_fleet.reaches(job_id, JobStatus.SUCCEEDED).attempt == 1
+    assert busy_fleet.orders(job_id) == ["pause", "go_on"]
+
+
+def test_a_runner_leaves_when_its_supervisor_says_so_and_not_before(busy_fleet: Fleet) -> None:
+    job_id = busy_fleet.submit(steps=60, labels=SLOW)
+    busy_fleet.steps(job_id, 3)
+    [worker] = busy_fleet.workers
+    for number in (signal.SIGTERM, signal.SIGINT):
+        worker.runners()[0].send_signal(number)
+    assert busy_fleet.reaches(job_id, JobStatus.SUCCEEDED).attempt == 1
 
 
 def test_a_running_job_is_cancelled(busy_fleet: Fleet) -> None:
