@@ -46,7 +46,7 @@ class Evaluation:
     adjoint_norm: float
     """‖q‖ in the coordinates of the solves."""
     uncertainty: float
-    """Error of the gradient that was allowed for."""
+    """Estimated error of the gradient, from the residuals of both solves."""
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,8 @@ class Implicit(AbstractMethod[AbstractBilevelProblem, ImplicitState]):
             at.value,
             abs(correction),
             float(torch.linalg.vector_norm(at.adjoint.x)),
-            max(target, abs(correction)),
+            # what was found, not what was asked for: it decides which differences of gradients are curvature
+            max(abs(correction), at.adjoint.residual * bend / _LINEAR_SLACK),
         )
         return found, inner, *self._refresh(state, metric, found, inner, at, cost)
 
@@ -213,11 +214,11 @@ class Implicit(AbstractMethod[AbstractBilevelProblem, ImplicitState]):
         at: Hypergradient,
         cost: Cost,
     ) -> tuple[Cost, Tensor | None]:
-        """Take the curvature at the new weights if the iterations of this step cost several times that."""
+        """Take the curvature at the new weights if the iterations of this step cost more than that."""
         if metric is None:
             return cost, None
         spent = inner.cost.gradients + 2 * at.adjoint.steps
-        if spent <= 3 * metric.cost.gradient_equivalents:
+        if spent <= metric.cost.gradient_equivalents:
             return cost, state.curvature_at
         return cost + metric.cost, found.weights
 
