@@ -4,6 +4,7 @@ import importlib.util
 import os
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -70,8 +71,10 @@ class _Status:
     """Says what happens: a table that is kept up to date on a terminal, lines elsewhere."""
 
     def __init__(self) -> None:
-        self._live = Live(console=out, refresh_per_second=2, transient=True) if out.is_terminal else None
+        # Refreshed by hand: a thread that draws must not be there when children are forked.
+        self._live = Live(console=out, auto_refresh=False, transient=True) if out.is_terminal else None
         self._started = False
+        self._next = 0.0
 
     def say(self, line: str) -> None:
         out.print(line, soft_wrap=True)
@@ -79,8 +82,9 @@ class _Status:
             sys.stdout.flush()
 
     def show(self, children: "list[Child]") -> None:
-        if self._live is None:
+        if self._live is None or time.monotonic() < self._next:
             return
+        self._next = time.monotonic() + 0.5
         if not self._started:
             self._live.start()
             self._started = True
@@ -95,7 +99,8 @@ class _Status:
             }
             for child in children
         ]
-        self._live.update(rows_table(rows, ("process", "state", "pid", "for", "deaths", "log")) if rows else Text(""))
+        columns = ("process", "state", "pid", "for", "deaths", "log")
+        self._live.update(rows_table(rows, columns) if rows else Text(""), refresh=True)
 
     def close(self) -> None:
         if self._live is not None and self._started:

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -216,9 +216,9 @@ def _listening(settings: Settings) -> Iterator[socket.socket]:
 
 
 def _environment(settings: Settings, more: Mapping[str, str], *, workers: int) -> dict[str, str]:
-    threads = max(1, (os.cpu_count() or 1) // max(1, workers))
     return {
-        "HYPERDIAL_THREADS": str(threads),  # workers share the cores; the operator's own number wins
+        # Workers share the cores; one alone takes what it may use; the operator's own number wins.
+        **({"HYPERDIAL_THREADS": str(max(1, _cpus() // workers))} if workers > 1 else {}),
         "PYTHONUNBUFFERED": "1",
         **os.environ,
         "HYPERDIAL_DATA_DIR": str(settings.data_dir),
@@ -227,6 +227,15 @@ def _environment(settings: Settings, more: Mapping[str, str], *, workers: int) -
         "HYPERDIAL_QUEUE": settings.queue.value,
         **more,
     }
+
+
+def _cpus() -> int:
+    """How many CPUs this process may use: those of its affinity, fewer if a container's quota says so."""
+    count = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    with suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        count = min(count, max(1, int(quota) // int(period)))  # "max" is no number: no quota
+    return count
 
 
 def _queue_program(server: Path, folder: Path, path: Path, lock: int) -> Program:
