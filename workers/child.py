@@ -1,6 +1,7 @@
 """A runner, seen from its supervisor: one process, started ahead, used once. Torch-free."""
 
 import contextlib
+import logging
 import os
 import select
 import subprocess
@@ -14,6 +15,8 @@ import psutil
 
 from workers.messages import Assignment, Order, Phase, Report
 from workers.processes import kill_group, resident_bytes
+
+log = logging.getLogger(__name__)
 
 RUNNER: Final = (sys.executable, "-m", "workers.spare")
 """The command that starts a runner; it gets the process id of its parent as the last argument."""
@@ -82,7 +85,7 @@ class Child:
                 self._process.wait(seconds)
             return []
         *lines, self._unread = (self._unread + data).split(b"\n")
-        reports = [Report.from_line(line) for line in lines]
+        reports = [report for report in map(_understood, lines) if report is not None]
         self.is_ready = self.is_ready or any(report.phase is Phase.READY for report in reports)
         return reports
 
@@ -120,6 +123,15 @@ class Child:
                 size += len(line)
                 while size > _TAIL_BYTES and len(self._tail) > 1:
                     size -= len(self._tail.popleft())
+
+
+def _understood(line: bytes) -> Report | None:
+    """Return what a line reports; None for one that says nothing known, from a newer version that was just installed."""
+    try:
+        return Report.from_line(line)
+    except ValueError:
+        log.warning("A report was not understood", extra={"line": line[:100].decode(errors="replace")})
+        return None
 
 
 def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:

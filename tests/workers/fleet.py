@@ -96,7 +96,7 @@ class Postgres:
     def __init__(self) -> None:
         package = find_spec("pgserver")
         if package is None or package.origin is None:
-            pytest.skip("needs pgserver")
+            pytest.fail("install pgserver: these tests start PostgreSQL's own programs from it")
         self._binaries = Path(package.origin).parent / "pginstall" / "bin"
         # Not a folder of pytest's: the server refuses to run as root, and another user could not look into that.
         self._folder = Path(tempfile.mkdtemp(prefix="postgres-"))
@@ -134,7 +134,7 @@ def shifted_clock(seconds: int, folder: Path) -> dict[str, str]:
     """Environment of a process whose wall clock is off by so much."""
     compiler = shutil.which("cc")
     if compiler is None:
-        pytest.skip("needs a C compiler")
+        pytest.fail("install a C compiler (cc): a small library shifts the clock of a process")
     library = folder / "clock.so"
     if not library.exists():
         source = Path(__file__).with_name("clock.c")
@@ -173,9 +173,13 @@ class Worker:
             process.resume()
 
     def close(self) -> None:
+        """End it and its runners, those too that were stopped before they could ask to die with it."""
         if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
+            runners = self.runners()
+            self.kill()
+            for runner in runners:
+                with suppress(psutil.NoSuchProcess):
+                    runner.kill()
 
 
 class Fleet:
