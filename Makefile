@@ -9,12 +9,13 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3 python3.13 python3
 	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
 	&& { echo $$python; break; }; done)
 
-.PHONY: help demo test test-all lint bench picture clean
+.PHONY: help demo test test-all test-gpu lint bench picture clean
 
 help:
 	@echo "make demo      install, run the service, learn penalties of a real data set while you watch"
 	@echo "make test      check and test everything that is fast"
 	@echo "make test-all  also the long proofs"
+	@echo "make test-gpu  what needs a CUDA device"
 	@echo "make bench     measure the service"
 	@echo "make picture   draw docs/images/trajectory.svg from a real job"
 	@echo "make clean     remove what was installed and made"
@@ -38,10 +39,13 @@ lint: $(VENV)/.test
 	$(BIN)/lint-imports
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow and not gpu"
 
 test-all: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not gpu"
+
+test-gpu: $(VENV)/.test
+	$(BIN)/pytest -m gpu
 
 bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks.service

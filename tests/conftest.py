@@ -34,7 +34,7 @@ def postgresql() -> Iterator[tuple[Server, Path]]:
         with warnings.catch_warnings():
             # platformdirs tells that a session has no runtime folder; pgserver then takes one in /tmp.
             warnings.simplefilter("ignore")
-            pgserver = pytest.importorskip("pgserver")
+            import pgserver
             server: Server = pgserver.get_server(folder, cleanup_mode="stop")
         try:
             yield server, folder

@@ -232,9 +232,9 @@ def test_health_is_an_exit_code(hyperdial: CommandLine, tmp_path: Path) -> None:
     assert hyperdial("health", "--worker", HYPERDIAL_DATA_DIR=str(empty)).code == 1
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_the_example_of_the_readme_works_as_it_stands(hyperdial: CommandLine, tmp_path: Path) -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text()
+    assert shutil.which("curl"), "install curl: the readme's example uses it"
     script = re.search(r"^```bash\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
     assert script is not None
     done = subprocess.run(

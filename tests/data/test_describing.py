@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import scipy.sparse
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -303,8 +304,7 @@ def test_members_that_are_no_arrays_are_refused(tmp_path: Path, name: str) -> No
 
 
 def test_a_sparse_matrix_of_scipy_is_sent_to_svmlight(tmp_path: Path) -> None:
-    scipy_sparse = pytest.importorskip("scipy.sparse")
-    scipy_sparse.save_npz(tmp_path / "a.npz", scipy_sparse.eye_array(3, format="csr"))
+    scipy.sparse.save_npz(tmp_path / "a.npz", scipy.sparse.eye_array(3, format="csr"))
     with pytest.raises(BadData, match="send sparse features as svmlight"):
         look(tmp_path / "a.npz")
 

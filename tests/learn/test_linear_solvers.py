@@ -624,7 +624,6 @@ def test_looking_at_the_residual_less_often_changes_nothing_but_the_count(
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("solver", ALL)
 def test_a_gpu_gives_what_the_cpu_gives(solver: AbstractLinearSolver) -> None:
     h, b = definite(100.0), rhs()
