@@ -126,7 +126,7 @@ class Child:
 
 
 def _understood(line: bytes) -> Report | None:
-    """Return what a line reports; None for one that says nothing known, from a newer version that was just installed."""
+    """Return what a line reports; None if that is unknown, as from a version that was installed just now."""
     try:
         return Report.from_line(line)
     except ValueError:
