@@ -35,6 +35,7 @@ def postgresql() -> Iterator[tuple[Server, Path]]:
             # platformdirs tells that a session has no runtime folder; pgserver then takes one in /tmp.
             warnings.simplefilter("ignore")
             import pgserver
+
             server: Server = pgserver.get_server(folder, cleanup_mode="stop")
         try:
             yield server, folder
