@@ -167,8 +167,14 @@ def test_no_free_connection_is_an_unavailable_store(database_url: str) -> None:
 
 
 def test_a_wrong_statement_is_not_an_unavailable_store(database: Database) -> None:
-    for statement in ("SELECT nothing FROM jobs", "SELEC 1", "SELECT * FROM no_such_table"):
-        with pytest.raises(DBAPIError), database.read() as connection:
+    for statement in ("SELEC 1", "INSERT INTO jobs (id) VALUES ('job_x')"):
+        with pytest.raises(DBAPIError), database.write() as connection:
+            connection.execute(text(statement))
+
+
+def test_tables_that_are_missing_or_too_old_are_told_apart_from_an_outage(database: Database) -> None:
+    for statement in ("SELECT no_such_column FROM jobs", "SELECT * FROM no_such_table"):
+        with pytest.raises(StoreUnavailable, match="run `hyperdial migrate`"), database.read() as connection:
             connection.execute(text(statement))
 
 
