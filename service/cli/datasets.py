@@ -8,7 +8,7 @@ import typer
 
 from service.cli.display import age, rows_table
 from service.cli.exits import CommandError, ExitCode
-from service.cli.options import DEFAULT_URL, AsJson, Url, connect, err, out, print_json
+from service.cli.options import DEFAULT_URL, AsJson, Url, connect, err, out, print_json, print_table
 from service.cli.views import DatasetPage, DatasetView
 
 
@@ -73,7 +73,7 @@ def list_datasets(*, url: Url = DEFAULT_URL, as_json: AsJson = False) -> int:
             datasets.extend(page.items)
     if not datasets:
         err.print("no datasets: upload one with `hyperdial dataset add FILE`")
-    out.print(
+    print_table(
         rows_table(
             [
                 {

@@ -26,6 +26,8 @@ COLORS: Final = {
 }
 VERDICT_COLORS: Final = {"optimum": "green", "at_bound": "green", "descending": "yellow", "not_checked": "yellow"}
 _BARS: Final = "▁▂▃▄▅▆▇█"
+_ID_WIDTH: Final = 30
+"""Of an id, which must not be cut: it is there to be copied."""
 
 
 def status_text(status: str) -> Text:
@@ -51,7 +53,10 @@ def seconds(value: float | None) -> str:
 
 def age(moment: datetime | None) -> str:
     """How long ago something was, or a dash."""
-    return "–" if moment is None else f"{seconds(max(0.0, (datetime.now(UTC) - moment).total_seconds()))} ago"
+    if moment is None:
+        return "–"
+    passed = datetime.now(UTC) - moment
+    return f"{passed.days} days ago" if passed.days > 1 else f"{seconds(max(0.0, passed.total_seconds()))} ago"
 
 
 def sparkline(values: Sequence[float], *, width: int = 32, logarithmic: bool = False) -> str:
@@ -168,7 +173,10 @@ def jobs_table(jobs: Sequence[JobView]) -> Table:
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     for name in ("id", "name", "status", "method", "step", "valid. loss", "created"):
         table.add_column(
-            name, no_wrap=name in ("id", "status"), justify="right" if name in ("step", "valid. loss") else "left"
+            name,
+            no_wrap=name in ("id", "status"),
+            min_width={"id": _ID_WIDTH, "status": len("cancelling")}.get(name),
+            justify="right" if name in ("step", "valid. loss") else "left",
         )
     for job in jobs:
         table.add_row(
@@ -257,7 +265,7 @@ def rows_table(rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> Tab
     """Rows of text under `columns`."""
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     for name in columns:
-        table.add_column(name)
+        table.add_column(name, no_wrap=name == "id", min_width=_ID_WIDTH if name == "id" else None)
     for row in rows:
         table.add_row(*(Text(row.get(name, "")) for name in columns))
     return table

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from service.cli.exits import CommandError, ExitCode
-from service.cli.options import DEFAULT_URL, AsJson, Url, out, print_json, settings
+from service.cli.options import DEFAULT_URL, AsJson, Url, print_json, print_table, settings
 
 if TYPE_CHECKING:
     from service.cli.checks import Finding
@@ -26,7 +26,7 @@ def doctor(*, url: Url = DEFAULT_URL, as_json: AsJson = False) -> int:
     if as_json:
         print_json(json.dumps([asdict(finding) for finding in findings]).encode())
     else:
-        out.print(_table(findings))
+        print_table(_table(findings))
     return ExitCode.JOB_FAILED if any(finding.verdict is Verdict.BAD for finding in findings) else ExitCode.OK
 
 

@@ -14,7 +14,7 @@ from rich.text import Text
 from service.cli.client import JSON, Client
 from service.cli.display import Progress, age, jobs_table, status_text
 from service.cli.exits import CommandError, ExitCode
-from service.cli.options import DEFAULT_URL, AsJson, JobId, Url, connect, err, out, print_json
+from service.cli.options import DEFAULT_URL, AsJson, JobId, Url, connect, err, out, print_json, print_table
 from service.cli.views import JobPage, JobView
 from service.cli.watching import exit_code, follow, report
 
@@ -122,7 +122,7 @@ def list_jobs(
     if as_json:
         print_json(json.dumps(raw).encode())
     elif jobs:
-        out.print(jobs_table(jobs))
+        print_table(jobs_table(jobs))
     else:
         err.print("no jobs: submit one with `hyperdial submit SPEC.json`")
     return ExitCode.OK

@@ -9,7 +9,7 @@ import typer
 
 from service.cli.display import age, rows_table
 from service.cli.exits import CommandError, ExitCode
-from service.cli.options import AsJson, err, out, print_json, settings
+from service.cli.options import AsJson, err, out, print_json, print_table, settings
 from service.errors import NotFound, StoreUnavailable
 from service.records import KeyScope
 
@@ -77,7 +77,7 @@ def list_keys(*, as_json: AsJson = False) -> int:
         ]
         print_json(json.dumps(rows).encode())
         return ExitCode.OK
-    out.print(
+    print_table(
         rows_table(
             [
                 {

@@ -8,6 +8,7 @@ from typing import Annotated, Final
 import typer
 from pydantic import ValidationError
 from rich.console import Console
+from rich.table import Table
 
 from service.cli.client import Client
 from service.cli.exits import CommandError, ExitCode
@@ -21,6 +22,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs."
 
 # Names and messages come from elsewhere: they are never read as markup.
 out: Final = Console(highlight=False, markup=False, emoji=False)
+_PIPE_WIDTH: Final = 1000
 err: Final = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
@@ -52,6 +54,11 @@ def settings(**given: object) -> Settings:
         ) from error
     except ValueError as error:  # a secret's file cannot be read
         raise CommandError(str(error), code=ExitCode.USAGE) from error
+
+
+def print_table(table: Table) -> None:
+    """Print a table: as wide as it needs in a pipe, where nobody wants an id cut short."""
+    out.print(table, width=None if out.is_terminal else _PIPE_WIDTH)
 
 
 def print_json(body: bytes) -> None:

@@ -2,10 +2,22 @@
 
 import io
 import math
+from datetime import UTC, datetime, timedelta
 
 from rich.console import Console
 
-from service.cli.display import Progress, jobs_table, number, point_line, result_view, seconds, sparkline, summary
+from service.cli.display import (
+    Progress,
+    age,
+    jobs_table,
+    number,
+    point_line,
+    result_view,
+    rows_table,
+    seconds,
+    sparkline,
+    summary,
+)
 from service.cli.views import FailureView, JobView, PointView, ProgressView, ResultView, StatusEvent
 
 
@@ -60,6 +72,21 @@ def test_text_of_a_job_is_never_read_as_markup() -> None:
     log = Progress(JobView(id="job_1", status="running"))
     log.note(name)
     assert name in text_of(log)
+
+
+def test_an_id_is_never_cut() -> None:
+    job_id = "job_01m7y7xxm7eb9vgvw1nkt6ej42"
+    narrow = io.StringIO()
+    console = Console(file=narrow, width=60, color_system=None)
+    console.print(jobs_table([JobView(id=job_id, name="a long name " * 5, status="cancelling", method="implicit")]))
+    console.print(rows_table([{"id": job_id, "name": "a long name " * 5}], ("id", "name")))
+    assert narrow.getvalue().count(job_id) == 2
+
+
+def test_times_are_told_in_their_unit() -> None:
+    assert age(datetime.now(UTC) - timedelta(days=400)) == "400 days ago"
+    assert age(datetime.now(UTC) - timedelta(minutes=90)) == "1 h 30 min ago"
+    assert age(None) == "–"
 
 
 def test_a_result_shows_metrics_and_evidence() -> None:
