@@ -178,7 +178,9 @@ class Claim:
     steps_done: int
     """Points already recorded: those steps, recomputed after a crash, are not recorded again."""
     run_seconds: float
-    """Time that earlier attempts have used of the wall-clock budget."""
+    """Time that earlier attempts have used of the wall-clock budget; a retry grants it anew."""
+    elapsed_s: float
+    """Of the last point: the next ones go on from there."""
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ class Runner:
         began = time.monotonic()
 
         def elapsed() -> float:
-            return claim.run_seconds + time.monotonic() - began
+            return max(claim.run_seconds, claim.elapsed_s) + time.monotonic() - began
 
         spec = JobSpec.model_validate_json(json.dumps(claim.spec))
         dataset, path = self._dataset(spec.data.dataset)

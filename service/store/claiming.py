@@ -64,4 +64,5 @@ def take_next(connection: Connection, worker_id: str, *, device: str, lease_seco
         checkpoints=tuple(checkpoints_of(connection, row["id"])),
         steps_done=row["steps_done"],
         run_seconds=row["run_seconds"],
+        elapsed_s=0.0 if row["latest"] is None else row["latest"]["elapsed_s"],
     )

@@ -122,7 +122,9 @@ class Jobs:
         return self._steer(job_id, _RESUME, done=frozenset({JobStatus.QUEUED, JobStatus.RUNNING}), verb="be resumed")
 
     def retry(self, job_id: str) -> JobRecord:
-        """Queue a failed or cancelled job again; it goes on from its last checkpoint. Again: no change.
+        """Queue a failed or cancelled job again, from its last checkpoint and with all its time and attempts anew.
+
+        Again: no change.
 
         Raises:
             NotFound: there is no such job.
@@ -133,7 +135,7 @@ class Jobs:
             _RETRY,
             done=frozenset({JobStatus.QUEUED, JobStatus.RUNNING}),
             verb="be retried",
-            values={"lost_attempts": 0},
+            values={"lost_attempts": 0, "run_seconds": 0.0},
         )
 
     def update(

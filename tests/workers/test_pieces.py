@@ -35,6 +35,7 @@ def test_an_assignment_survives_the_pipe() -> None:
         checkpoints=(Checkpoint("jobs/job_1/checkpoint-2-7.safetensors", "0" * 64, 7),),
         steps_done=9,
         run_seconds=0.1,
+        elapsed_s=0.05,
     )
     assignment = Assignment(claim, "cuda", 4)
     line = assignment.to_line()

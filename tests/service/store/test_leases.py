@@ -446,6 +446,19 @@ def test_time_held_is_added_up_and_silence_is_not_charged(store: Store) -> None:
     assert store.jobs.get(lease.job_id).run_seconds == pytest.approx(70, abs=8)
 
 
+def test_a_retry_grants_the_whole_budget_anew_and_time_goes_on(store: Store) -> None:
+    lease = claimed(store).lease
+    store.leases.record(lease, [NewPoint(0, 42.5, {})], lease_seconds=LEASE)
+    with store.database.write() as connection:
+        connection.execute(update(jobs).values(held_since=database_now(-100.0)))
+    store.leases.fail(lease, FailureCode.DEADLINE_EXCEEDED, "too slow", retryable=True, log_tail="")
+    assert store.jobs.get(lease.job_id).run_seconds > 90
+    store.jobs.retry(lease.job_id)
+    claim = store.leases.claim("wk_1", device="cpu", lease_seconds=LEASE)
+    assert claim is not None
+    assert (claim.run_seconds, claim.elapsed_s, claim.steps_done) == (0.0, 42.5, 1)
+
+
 def test_a_lease_counts_to_its_last_second(store: Store) -> None:
     lease = claimed(store).lease
 
