@@ -86,7 +86,8 @@ class QuasiNewton:
         step, change = raw - state.raw, gradient - state.gradient
         slope, slope_after = float(torch.dot(state.gradient, step)), float(torch.dot(gradient, step))
         length = float(step.abs().max())
-        if float(change.abs().max()) > gradient_noise:
+        # In one dimension the next gradient tells whether a secant was wrong; an older one is wrong for longer.
+        if raw.shape[0] == 1 or float(change.abs().max()) > gradient_noise:
             state = self._remember(state, step, change)
         accepted = value <= state.value + 1e-4 * slope + noise
         if not accepted:
