@@ -74,11 +74,11 @@ class Judge:
 
 
 def best_single(case: Case, judge: Judge) -> None:
-    """Find the best of one strength: the box in steps of a tenth of a 20-point grid's, then Brent's method."""
-    grid = np.log(strengths(case, 191))
-    losses = [judge.losses(torch.tensor([x], dtype=torch.float64))[0] for x in grid[::5]]
-    middle = 5 * int(np.argmin(losses))
-    near = grid[max(0, middle - 6) : middle + 7]
+    """Find the best of one strength: a grid over the box, then Brent's method around its best point."""
+    grid = np.log(strengths(case, 30))
+    losses = [judge.losses(torch.tensor([x], dtype=torch.float64))[0] for x in grid]
+    best = int(np.argmin(losses))
+    near = grid[max(0, best - 1) : best + 2]
     optimize.minimize_scalar(
         lambda x: judge.losses(torch.tensor([x], dtype=torch.float64))[0],
         bounds=(float(near.min()), float(near.max())),
