@@ -76,7 +76,7 @@ def _round(fleet: Fleet, number: int, *, pause: float) -> float:
     assert own == [1] * second.steps_from + [2] * (steps - second.steps_from), "a late point was written"
     mine = {file.key for file in fleet.store.jobs.files(job_id)}
     eventually(lambda: set(fleet.files.keys(f"jobs/{job_id}/")) == mine, what="only the files of the result are left")
-    assert fleet.trajectory(job_id) == fleet.undisturbed(job_id, steps=steps, seed=number)
+    assert fleet.trajectory(job_id) == fleet.undisturbed(steps=steps, seed=number)
     for worker in (late, other):
         worker.kill()
     return seconds

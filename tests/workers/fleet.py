@@ -27,6 +27,7 @@ from service.settings import Settings
 from service.spec.job import JobSpec
 from service.store import Database, Store
 from service.store.schema import upgrade
+from tests.workers import standin
 
 ROOT = Path(__file__).parents[2]
 STANDIN = (sys.executable, str(Path(__file__).with_name("standin.py")), "worker")
@@ -255,8 +256,6 @@ class Fleet:
         lines = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
         return [line["order"] for line in lines if line.get("job_id") == job_id and "order" in line]
 
-    def undisturbed(self, job_id: str, **submission: object) -> list[tuple[int, object]]:
-        """The trajectory of an equal job that is left alone; needs a worker."""
-        twin = self.submit(**submission)  # type: ignore[arg-type]
-        self.reaches(twin, JobStatus.SUCCEEDED)
-        return self.trajectory(twin)
+    def undisturbed(self, *, steps: int, seed: int = 0) -> list[tuple[int, object]]:
+        """The trajectory of an equal stand-in's job that nothing happens to."""
+        return [(step, body) for step, body in standin.undisturbed(self.folder, steps=steps, seed=seed)]

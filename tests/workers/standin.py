@@ -13,9 +13,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from service import logs
 from service.numbers import jsonable
@@ -32,7 +33,7 @@ def make_runner(settings: Settings, parent: object, tail: object) -> object:
     return Runner(settings, parent, tail, _begin(settings.data_dir))  # type: ignore[arg-type]
 
 
-def _begin(folder: Path) -> object:
+def _begin(folder: Path) -> Callable[..., Any]:
     import torch
     from torch import Tensor
 
@@ -135,6 +136,16 @@ def _begin(folder: Path) -> object:
         return StandIn(spec)
 
     return begin
+
+
+def undisturbed(folder: Path, *, steps: int, seed: int) -> list[tuple[int, JsonObject]]:
+    """The trajectory of a stand-in's job that nothing happens to."""
+    from workers.learn.method import run
+
+    data = {"dataset": "builtin:wine", "target": "target"}
+    study = _begin(folder)(JobSpec.model_validate({"data": data, "seed": seed}), None, None, device="cpu")
+    state = study.method.init(None, seed=seed)
+    return [(point.step, study.point(point)) for _, point in run(study.method, None, state, max_steps=steps)]
 
 
 def main() -> None:

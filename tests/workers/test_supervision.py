@@ -46,7 +46,7 @@ def test_a_paused_and_resumed_run_is_the_same_run(busy_fleet: Fleet) -> None:
     first, second = busy_fleet.store.jobs.attempts(job_id)
     assert first.outcome is AttemptOutcome.PAUSED
     assert second.steps_from == paused.steps_done
-    assert busy_fleet.trajectory(job_id) == busy_fleet.undisturbed(job_id, steps=60)
+    assert busy_fleet.trajectory(job_id) == busy_fleet.undisturbed(steps=60)
 
 
 def test_a_pause_that_is_withdrawn_interrupts_nothing(busy_fleet: Fleet) -> None:
@@ -145,7 +145,7 @@ def test_a_killed_runner_costs_an_attempt_and_no_step(busy_fleet: Fleet) -> None
     assert first.failure is not None
     assert first.failure.detail == "the job's process was killed by SIGKILL"
     assert second.steps_from >= 15
-    assert busy_fleet.trajectory(job_id) == busy_fleet.undisturbed(job_id, steps=40)
+    assert busy_fleet.trajectory(job_id) == busy_fleet.undisturbed(steps=40)
 
 
 def test_a_job_that_kills_every_runner_stops_at_its_attempts(busy_fleet: Fleet) -> None:
@@ -182,7 +182,7 @@ def test_a_drained_and_resumed_run_is_the_same_run(fleet: Fleet) -> None:
     fleet.worker()
     fleet.reaches(job_id, JobStatus.SUCCEEDED)
     assert fleet.store.jobs.attempts(job_id)[1].steps_from == drained.steps_done
-    assert fleet.trajectory(job_id) == fleet.undisturbed(job_id, steps=60)
+    assert fleet.trajectory(job_id) == fleet.undisturbed(steps=60)
 
     def states() -> set[WorkerState]:
         return {worker.state for worker in fleet.store.workers.list(timeout_seconds=60.0)}
@@ -205,7 +205,7 @@ def test_a_runner_dies_with_its_supervisor_and_the_job_goes_on_elsewhere(tmp_pat
             AttemptOutcome.LOST,
             AttemptOutcome.SUCCEEDED,
         ]
-        assert fleet.trajectory(job_id) == fleet.undisturbed(job_id, steps=200)
+        assert fleet.trajectory(job_id) == fleet.undisturbed(steps=200)
 
 
 def test_a_damaged_checkpoint_makes_way_for_the_one_before(fleet: Fleet) -> None:
@@ -224,7 +224,7 @@ def test_a_damaged_checkpoint_makes_way_for_the_one_before(fleet: Fleet) -> None
     went_on = next(re.search(r"goes on from step (\d+)", line) for line in lines if "goes on" in line)
     assert went_on is not None
     assert 0 < int(went_on[1]) < drained.steps_done
-    assert fleet.trajectory(job_id) == fleet.undisturbed(job_id, steps=200)
+    assert fleet.trajectory(job_id) == fleet.undisturbed(steps=200)
 
 
 def test_a_job_is_not_started_over_in_silence(fleet: Fleet) -> None:
@@ -271,7 +271,9 @@ def test_a_real_job_resumes_to_the_same_trajectory(tmp_path: Path) -> None:
         fleet.worker()
         done = fleet.reaches(job_id, JobStatus.SUCCEEDED)
         assert done.attempt == 2
-        assert fleet.trajectory(job_id) == fleet.undisturbed(job_id, steps=150, **job)
+        twin = fleet.submit(steps=150, **job)
+        fleet.reaches(twin, JobStatus.SUCCEEDED)
+        assert fleet.trajectory(job_id) == fleet.trajectory(twin)
 
 
 def test_the_kernel_chooses_the_runner_when_memory_runs_out(busy_fleet: Fleet) -> None:
