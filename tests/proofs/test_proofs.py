@@ -22,7 +22,7 @@ def test_jobs_outlive_a_postgresql_that_is_stopped_for_longer_than_a_lease() -> 
 
 
 def test_event_streams_outlive_a_restart_of_the_api() -> None:
-    outages.api_is_restarted(steps=200, streams=2)
+    outages.api_is_restarted(steps=800, streams=2)
 
 
 def test_clocks_that_are_off_take_no_job_away() -> None:

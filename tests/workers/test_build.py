@@ -25,6 +25,7 @@ from workers.learn.methods.hoag import HOAG, Schedule
 from workers.learn.methods.implicit import Implicit
 from workers.learn.outer.adam import Adam
 from workers.learn.outer.quasi_newton import QuasiNewton
+from workers.learn.problem import Part
 from workers.learn.problems.linear import LinearProblem
 
 SOLVER_KINDS = [solver.model_fields["kind"].default for solver in get_args(get_args(LinearSolverSpec)[0])]
@@ -199,10 +200,13 @@ def test_sparse_data_is_learned_from_as_dense_data_is(tmp_path: Path, split: str
         problem = build_problem(job, load(job.data, record, path, loss=job.loss, seed=0), device="cpu")
         assert problem.train.design.is_sparse == (kind == "svmlight")
         method = build_method(job, problem)
-        *_, (state, _) = run(method, problem, method.init(problem, seed=0), max_steps=4)
+        *_, (state, _) = run(method, problem, method.init(problem, seed=0), max_steps=60)
         answer = method.answer(problem, state)
-        model = finish(problem, answer, job)
-        found.append((answer.raw, model.weights["weight"]))
+        model = finish(problem, at(problem, 0.1), job)
+        found.append((problem.evaluate(answer.weights, Part.VALID)["loss"], model.weights["weight"]))
         assert examine(problem, answer, job).verdict is not Verdict.NOT_CHECKED
-    # the same arithmetic in another order, through four steps of a search
-    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-6)
+    (dense_loss, dense_weights), (sparse_loss, sparse_weights) = found
+    # The same arithmetic in another order: at one strength the same weights, to the accuracy of the training.
+    torch.testing.assert_close(sparse_weights, dense_weights, rtol=1e-5, atol=1e-6)
+    # Labels are noise here, so the objective is flat: searches agree on its value, to the run's tolerance.
+    assert sparse_loss == pytest.approx(dense_loss, rel=1e-4)

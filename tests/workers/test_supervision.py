@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import sys
 from pathlib import Path
 
 import psutil
@@ -242,7 +243,7 @@ def test_a_job_is_not_started_over_in_silence(fleet: Fleet) -> None:
 
 
 def test_a_worker_without_a_runner_takes_no_job(tmp_path: Path) -> None:
-    broken = ("/bin/sh", "-c", f'cd {Path.cwd()} && exec python -c "{_BROKEN}"')
+    broken = ("/bin/sh", "-c", f'cd {Path.cwd()} && exec {sys.executable} -c "{_BROKEN}"')
     with Fleet(tmp_path, command=broken) as fleet:
         fleet.worker()
         job_id = fleet.submit()

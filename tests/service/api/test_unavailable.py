@@ -4,8 +4,12 @@ from pathlib import Path
 
 import pytest
 from fastapi.routing import APIRoute
+from sqlalchemy import update
 from starlette.testclient import TestClient
 
+from service.spec.data import DataSpec
+from service.spec.job import JobSpec
+from service.tables import jobs
 from tests.service.api.world import BODY, problem
 
 AWAY = "postgresql://nobody@127.0.0.1:9/nothing"
@@ -77,9 +81,12 @@ def test_an_upload_that_cannot_be_kept_is_refused(make_services, make_client, tm
 def test_a_failure_of_ours_tells_nothing_but_its_id(
     make_services, make_client, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
-    # A database without tables: nothing that a client could cause.
-    (tmp_path / "other").mkdir()
-    client = make_client(make_services(database_url=f"sqlite:///{tmp_path}/other/empty.sqlite"), raises=False)
+    # A row that no version of the code can have written: nothing that a client could cause.
+    services = make_services()
+    services.store.jobs.create(JobSpec(data=DataSpec(dataset="builtin:wine")))
+    with services.store.database.write() as connection:
+        connection.execute(update(jobs).values(spec={"data": {}}, method="", labels=["not", "an", "object"]))
+    client = make_client(services, raises=False)
     response = client.get("/v1/jobs")
     found = problem(response, 500, "internal")
     assert response.headers["x-content-type-options"] == "nosniff"
