@@ -133,13 +133,13 @@ def weights_file(spec: JobSpec, data: LoadedData, model: FinishedModel) -> bytes
         "classes": json.dumps(data.class_names, ensure_ascii=False),
         "trained_on": model.trained_on,
     }
-    return bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata))
+    return _safetensors({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
 
 
 def hyperparameters_file(strengths: Mapping[str, Tensor]) -> bytes:
     """`hyperparameters.safetensors`: every learned strength by name, float64, in natural units."""
     tensors = {name: value.detach().cpu().double().contiguous() for name, value in strengths.items()}
-    return bytes(save(tensors, {"format": "hyperdial/hyperparameters/1", "units": "natural"}))
+    return _safetensors(tensors, {"format": "hyperdial/hyperparameters/1", "units": "natural"})
 
 
 def result_file(result: JsonObject) -> bytes:
@@ -151,6 +151,18 @@ def versions() -> Mapping[str, str]:
     """What the numbers depend on."""
     packages = {name: version(name) for name in ("numpy", "scipy", "scikit-learn", "torch")}
     return {"hyperdial": own_version(), "python": platform.python_version(), **packages}
+
+
+def _safetensors(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """Return a safetensors file that is the same, byte for byte, whenever its content is.
+
+    The library writes metadata in an order that changes from process to process, and with it the file's hash.
+    """
+    data = bytes(save(tensors, metadata))
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # the format aligns what follows
+    return len(header).to_bytes(8, "little") + header + data[end:]
 
 
 def _summary(value: Tensor) -> JsonValue:

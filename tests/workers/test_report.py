@@ -2,6 +2,9 @@
 
 import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -125,6 +128,17 @@ def test_the_weights_predict_from_raw_features(dataset: str, loader, standardize
     accuracy = (predicted == labels)[data.parts.test].mean()
     assert accuracy == pytest.approx(model.metrics["test"]["accuracy"])
     assert accuracy > 0.85
+
+
+def test_equal_content_gives_equal_files() -> None:
+    spec, data, model, _ = finished()
+    program = (
+        "import sys; from tests.workers.test_report import finished; from workers.report import weights_file; "
+        "sys.stdout.buffer.write(weights_file(*finished()[:3]))"
+    )
+    # Another process hashes texts in another order.
+    other = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, cwd=Path.cwd())
+    assert other.stdout == weights_file(spec, data, model)
 
 
 def test_the_weights_file_explains_itself(tmp_path) -> None:  # type: ignore[no-untyped-def]

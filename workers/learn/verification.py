@@ -162,6 +162,7 @@ def neighbours(
             if bool(moved[index] == raw[index]):
                 continue
             ratio = float(torch.cat([p.reshape(-1) for p in space.constrain(moved).values()])[index] / natural[index])
+            ratio = factor if math.isclose(ratio, factor, rel_tol=1e-9) else ratio  # the box was not in the way
             there, converged = _resolve(oracle, inner, moved, w, tol)
             found.append(Neighbour(names[index], ratio, there, converged))
     return Neighbourhood(
