@@ -181,7 +181,55 @@ def test_proven_constants_bound_what_they_bound(kind):
     change = torch.linalg.matrix_norm(hessians[0] - hessians[1], 2)
     moved = torch.linalg.vector_norm(somewhere(p, 0) - somewhere(p, 1))
     assert float(change) <= constants.hessian_lipschitz * float(moved) + 1e-12
-    assert small_problem(kind).oracle().constants(raw_of(small_problem(kind))) is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("folds", [0, 3])
+def test_the_data_hold_intercepts_that_nobody_penalises(kind, folds):
+    problem = small_problem(kind, Per.FEATURE, folds=folds)
+    oracle, raw, p = problem.oracle(), raw_of(problem), problem.layout.size
+    constants = oracle.constants(raw)
+    assert constants is not None
+    assert (constants.strong_convexity > 0.0) == (kind == "squared")
+    for seed in range(3):
+        w = somewhere(p, seed)
+        convexity = oracle.convexity(w, raw)
+        assert convexity is not None
+        for length in (0.0, 0.1, 1.0, 3.0):
+            there = w + length * torch.nn.functional.normalize(somewhere(p, seed + 7), dim=0)
+            product = oracle.hvp(there, raw)
+            hessian = torch.stack([product(e) for e in torch.eye(p, dtype=torch.float64)])
+            least = float(torch.linalg.eigvalsh(hessian)[0])
+            assert 0.0 < convexity.within(length) <= least
+            assert constants.strong_convexity <= least
+            if length == 0.0:
+                assert convexity.strong_convexity > 0.02 * least  # a bound that is of use
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_distance_to_the_minimiser_is_bounded_by_the_gradient(kind):
+    problem = small_problem(kind)
+    oracle, raw = problem.oracle(), raw_of(problem)
+    exact = LBFGS().solve(oracle, raw, problem.initial_weights(0), tol=1e-12).w
+    for length in (1e-4, 1e-2, 0.1):
+        w = exact + length * torch.nn.functional.normalize(somewhere(problem.layout.size, 5), dim=0)
+        convexity = oracle.convexity(w, raw)
+        assert convexity is not None
+        assert convexity.distance(float(torch.linalg.vector_norm(oracle.inner(w, raw).gradient))) >= length
+
+
+@pytest.mark.parametrize("per", list(Per))
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_bound_of_the_cross_derivative_is_its_norm(kind, per):
+    problem = small_problem(kind, per, folds=3, biases=True)
+    raw, w = raw_of(problem), somewhere(problem.layout.size, 2)
+    eye = torch.eye(raw.numel(), dtype=torch.float64)
+    J = torch.stack([problem.oracle().cross_forward(w, raw, e) for e in eye], dim=1)
+    norm = float(torch.linalg.matrix_norm(J, 2))
+    bound = problem.oracle().cross_norm(w, raw)
+    assert bound is not None
+    assert norm <= bound * (1 + 1e-12)
+    assert bound == pytest.approx(norm, rel=1e-9)  # every parameter has one strength
 
 
 def test_single_precision_stops_and_says_that_it_did_not_arrive():

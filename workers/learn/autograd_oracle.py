@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd import grad
 
-from workers.learn.oracle import AbstractMetric, AbstractOracle, Constants, InnerValue, MatVec, OuterValue
+from workers.learn.oracle import AbstractMetric, AbstractOracle, Constants, Convexity, InnerValue, MatVec, OuterValue
 from workers.learn.problem import AbstractBilevelProblem
 
 
@@ -71,4 +71,12 @@ class AutogradOracle(AbstractOracle):
 
     def constants(self, raw: Tensor) -> Constants | None:  # noqa: ARG002 (none is known)
         """See `AbstractOracle.constants`."""
+        return None
+
+    def convexity(self, w: Tensor, raw: Tensor) -> Convexity | None:  # noqa: ARG002 (none is known)
+        """See `AbstractOracle.convexity`."""
+        return None
+
+    def cross_norm(self, w: Tensor, raw: Tensor) -> float | None:  # noqa: ARG002 (none is known)
+        """See `AbstractOracle.cross_norm`."""
         return None

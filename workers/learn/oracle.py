@@ -4,9 +4,10 @@ After the four callables of Pedregosa's HOAG code and the `HypergradientOracle` 
 neither the model nor autograd.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -36,8 +37,9 @@ class OuterValue:
 class Constants:
     """Proven bounds of the two losses at given hyperparameters, for all `w`; what error bounds are made of.
 
-    `strong_convexity` μ is a lower bound, the others are upper bounds: `smoothness` L of ∂_w inner,
-    `hessian_lipschitz` of ∂²_w inner, `cross_lipschitz` of ∂²_{w raw} inner and `outer_smoothness` of ∂_w outer.
+    `strong_convexity` μ is a lower bound, zero where only convexity is known for all `w`; the others are upper
+    bounds: `smoothness` L of ∂_w inner, `hessian_lipschitz` of ∂²_w inner, `cross_lipschitz` of ∂²_{w raw} inner
+    and `outer_smoothness` of ∂_w outer.
     """
 
     strong_convexity: float
@@ -46,6 +48,34 @@ class Constants:
     cross_lipschitz: float
     outer_smoothness: float
     outer_is_convex: bool
+
+
+@dataclass(frozen=True)
+class Convexity:
+    """A proven lower bound of the inner Hessian around one `w`: ∂²_w inner ⪰ μ e^{−R r} at distance r from it."""
+
+    strong_convexity: float
+    """μ > 0 at `w` itself."""
+    decay: float
+    """R; zero where μ holds for all `w`."""
+    cost: Cost = field(default_factory=Cost)
+    """What computing it took."""
+
+    def distance(self, gradient_norm: float) -> float:
+        """Return an upper bound of the distance to the minimiser from a `w` where ‖∂_w inner‖ is `gradient_norm`.
+
+        ‖∂_w inner‖/μ, or −log(1 − R ‖∂_w inner‖/μ)/R where μ decays; infinite where that has no value.
+
+        Source: integrate the Hessian along the segment to the minimiser, as in Bach (2010), proposition 1.
+        """
+        ratio = gradient_norm / self.strong_convexity
+        if self.decay == 0.0:
+            return ratio
+        return -math.log1p(-self.decay * ratio) / self.decay if self.decay * ratio < 1.0 else math.inf
+
+    def within(self, distance: float) -> float:
+        """Return the lower bound that holds up to a distance from `w`."""
+        return self.strong_convexity * math.exp(-self.decay * distance) if self.decay else self.strong_convexity
 
 
 class AbstractMetric(ABC):
@@ -108,3 +138,14 @@ class AbstractOracle(ABC):
     @abstractmethod
     def constants(self, raw: Tensor) -> Constants | None:
         """Return proven constants at `raw`, or None where any of them is unknown."""
+
+    @abstractmethod
+    def convexity(self, w: Tensor, raw: Tensor) -> Convexity | None:
+        """Return a proven bound of the inner Hessian near `w`, at least as good as that of `constants`.
+
+        None where nothing is known, or nothing beyond `constants`.
+        """
+
+    @abstractmethod
+    def cross_norm(self, w: Tensor, raw: Tensor) -> float | None:
+        """Return an upper bound of the spectral norm of ∂²_{w raw} inner, [p, h], at `w`; None where unknown."""

@@ -8,6 +8,7 @@ from workers.learn.oracle import (
     AbstractMetric,
     AbstractOracle,
     Constants,
+    Convexity,
     InnerValue,
     MatVec,
     OuterValue,
@@ -57,6 +58,14 @@ class WhitenedOracle(AbstractOracle):
 
     def constants(self, raw: Tensor) -> Constants | None:  # noqa: ARG002 (they hold in the other coordinates)
         """See `AbstractOracle.constants`."""
+        return None
+
+    def convexity(self, w: Tensor, raw: Tensor) -> Convexity | None:  # noqa: ARG002 (they hold in the other coordinates)
+        """See `AbstractOracle.convexity`."""
+        return None
+
+    def cross_norm(self, w: Tensor, raw: Tensor) -> float | None:  # noqa: ARG002 (they hold in the other coordinates)
+        """See `AbstractOracle.cross_norm`."""
         return None
 
     def original(self, u: Tensor) -> Tensor:

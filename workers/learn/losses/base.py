@@ -36,6 +36,11 @@ class AbstractLoss(ABC):
 
     @property
     @abstractmethod
+    def self_concordance(self) -> float:
+        """Return c with ∂²ℓ/∂z² at z + u ⪰ e^{−c ‖u‖} ∂²ℓ/∂z² at z; zero if that is constant (Bach 2010)."""
+
+    @property
+    @abstractmethod
     def has_shift(self) -> bool:
         """Whether ℓ stays the same when one number is added to all outputs, as for softmax."""
 

@@ -24,6 +24,11 @@ class Logistic(AbstractLoss):
         return 0.0963  # max |σ''| = 1 / (6 √3) = 0.09622…
 
     @property
+    def self_concordance(self) -> float:
+        """See `AbstractLoss.self_concordance`."""
+        return 1.0  # |σ''| = σ' |1 − 2σ| ≤ σ'
+
+    @property
     def has_shift(self) -> bool:
         """See `AbstractLoss.has_shift`."""
         return False

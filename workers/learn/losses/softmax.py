@@ -29,6 +29,11 @@ class Softmax(AbstractLoss):
         return 0.7072
 
     @property
+    def self_concordance(self) -> float:
+        """See `AbstractLoss.self_concordance`."""
+        return 1.4143  # |D³ℓ[u, v, v]| ≤ max |u_i − u_j| D²ℓ[v, v], and |u_i − u_j| ≤ √2 ‖u‖
+
+    @property
     def has_shift(self) -> bool:
         """See `AbstractLoss.has_shift`."""
         return True

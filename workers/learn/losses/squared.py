@@ -23,6 +23,11 @@ class Squared(AbstractLoss):
         return 0.0
 
     @property
+    def self_concordance(self) -> float:
+        """See `AbstractLoss.self_concordance`."""
+        return 0.0
+
+    @property
     def has_shift(self) -> bool:
         """See `AbstractLoss.has_shift`."""
         return False

@@ -1,5 +1,6 @@
 """The derivatives of linear problems in closed form."""
 
+from functools import cached_property
 from typing import TYPE_CHECKING, final
 
 import torch
@@ -7,10 +8,18 @@ from torch import Tensor
 
 from workers.learn.hyperparameters import HyperparameterSpace
 from workers.learn.losses.base import AbstractLoss, LossAt
-from workers.learn.oracle import AbstractMetric, AbstractOracle, Constants, InnerValue, MatVec, OuterValue
+from workers.learn.oracle import (
+    AbstractMetric,
+    AbstractOracle,
+    Constants,
+    Convexity,
+    InnerValue,
+    MatVec,
+    OuterValue,
+)
 from workers.learn.problems.design import Design
 from workers.learn.problems.layout import Layout
-from workers.learn.problems.linear_constants import linear_constants
+from workers.learn.problems.linear_constants import DataBounds
 from workers.learn.problems.linear_metric import Curvature, linear_metric
 from workers.learn.regularizers.base import AbstractDiagonalRegularizer
 
@@ -93,13 +102,29 @@ class LinearOracle(AbstractOracle):
                 self._bound = curvature
             else:
                 self._curvature = curvature
-        like = self._train.weights.new_zeros(self._layout.size)
-        return linear_metric(self._layout, curvature, self._diagonal(raw, like))
+        return linear_metric(self._layout, curvature, self._diagonal_alone(raw))
 
     def constants(self, raw: Tensor) -> Constants | None:
         """See `AbstractOracle.constants`."""
-        diagonal = self._diagonal(raw, self._train.weights.new_zeros(self._layout.size))
-        return linear_constants(self._layout, self._loss, diagonal, self._train, self._valid)
+        return self._bounds.constants(self._diagonal_alone(raw))
+
+    def convexity(self, w: Tensor, raw: Tensor) -> Convexity | None:
+        """See `AbstractOracle.convexity`."""
+        return self._bounds.convexity(self._diagonal_alone(raw), self.hvp(w, raw))
+
+    def cross_norm(self, w: Tensor, raw: Tensor) -> float | None:
+        """See `AbstractOracle.cross_norm`."""
+        # JᵀJ has no negative entry, so none of its eigenvalues exceeds its largest row sum (Perron–Frobenius); where
+        # every parameter has one strength it is diagonal and this the norm itself.
+        sums = self.cross(w, raw, self.cross_forward(w, raw, torch.ones_like(raw)))
+        return float(sums.max().sqrt())
+
+    @cached_property
+    def _bounds(self) -> DataBounds:
+        return DataBounds.of(self._layout, self._loss, self._train, self._valid)
+
+    def _diagonal_alone(self, raw: Tensor) -> Tensor:
+        return self._diagonal(raw, self._train.weights.new_zeros(self._layout.size))
 
     def _diagonal(self, raw: Tensor, w: Tensor) -> Tensor:
         hyper = self._space.constrain(raw)
