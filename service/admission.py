@@ -1,14 +1,24 @@
 """Whether a job can run on its dataset, what may disappoint, and what it will take."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import assert_never
 
-from service.estimate import Estimate, estimate, strengths_of
+from service.dealing import Share
+from service.estimates.base import Estimate
+from service.estimates.denoiser import estimate_denoiser
+from service.estimates.linear import estimate_linear, linear_strengths
+from service.estimates.network import estimate_mlp
+from service.image_task import read_image_task
 from service.records import DatasetRecord
 from service.spec.data import ColumnSplit
 from service.spec.hyperparameters import Granularity
 from service.spec.job import Device, JobSpec, Precision
 from service.spec.linear import DirectSolver, NystromSolver
+from service.spec.methods import Grid, solver_of
+from service.spec.models import MLP, NETWORKS, Denoiser, LinearModel
+from service.spec.regularizers import L2
 from service.task import Refusal, Task, read_task
 
 LARGEST_DIRECT = 4096
@@ -53,24 +63,45 @@ def admit(spec: JobSpec, dataset: DatasetRecord, *, gpu_online: bool | None = No
         dataset: the dataset that `spec.data` names.
         gpu_online: whether some worker with a GPU is alive; None if that is not known.
     """
-    task = read_task(spec.data, dataset, loss=spec.loss)
-    if isinstance(task, list):
-        return Admission(tuple(task), (), None)
-    figures = estimate(spec, dataset, task)
-    refusals = tuple(_solver_refusals(spec, figures.weights))
+    match spec.model:
+        case LinearModel():
+            task = read_task(spec.data, dataset, loss=spec.loss)
+            if isinstance(task, list):
+                return Admission(tuple(task), (), None)
+            figures = estimate_linear(spec, spec.model, dataset, task)
+            warnings = (*_linear_warnings(spec, spec.model, task), *_class_warnings(task))
+        case MLP():
+            task = read_task(spec.data, dataset, loss=spec.loss)
+            if isinstance(task, list):
+                return Admission(tuple(task), (), None)
+            if dataset.is_sparse:
+                detail = "networks take dense features, this dataset is sparse: take model 'linear'"
+                return Admission((Refusal("/model/kind", detail),), (), None)
+            figures = estimate_mlp(spec, spec.model, task)
+            warnings = (*_redundant(spec),)
+        case Denoiser():
+            images = read_image_task(spec.data, dataset, spec.model)
+            if isinstance(images, list):
+                return Admission(tuple(images), (), None)
+            figures = estimate_denoiser(spec, images)
+            warnings = ()
+        case _:
+            assert_never(spec.model)
+    refusals = (*_solver_refusals(spec, figures.weights), *_grid_refusals(spec, figures.strengths))
     if refusals:
         return Admission(refusals, (), None)
     warnings = (
         *_device_warnings(spec, gpu_online=gpu_online),
-        *_strength_warnings(spec, task, figures),
-        *_part_warnings(spec, task),
+        *warnings,
+        *_many_strengths(figures, spec),
+        *_part_warnings(spec, figures.rows),
         *_memory_warnings(spec, figures),
     )
     return Admission((), warnings, figures)
 
 
 def _solver_refusals(spec: JobSpec, weights: int) -> Iterator[Refusal]:
-    solver = spec.method.solver
+    solver = solver_of(spec.method)
     if isinstance(solver, DirectSolver) and weights > LARGEST_DIRECT:
         yield Refusal(
             "/method/solver",
@@ -81,12 +112,26 @@ def _solver_refusals(spec: JobSpec, weights: int) -> Iterator[Refusal]:
         yield Refusal("/method/solver/rank", f"the rank cannot exceed the number of weights, {weights:,}")
 
 
+def _grid_refusals(spec: JobSpec, strengths: int) -> Iterator[Refusal]:
+    if not isinstance(spec.method, Grid):
+        return
+    points, steps = spec.method.points, spec.budget.outer_steps
+    if strengths * math.log(points) > math.log(steps) + 1e-9:
+        many = f"{points}^{strengths}" if strengths * math.log(points) > math.log(1e9) else f"{points**strengths:,}"
+        yield Refusal(
+            "/method/points",
+            f"{points} points for each of {strengths:,} strengths are {many} trainings, and budget.outer_steps allows "
+            f"{steps:,}: take fewer points, or a method that learns",
+        )
+
+
 def _device_warnings(spec: JobSpec, *, gpu_online: bool | None) -> Iterator[AdmissionWarning]:
     if spec.resources.device is Device.CUDA and gpu_online is False:
         yield AdmissionWarning(
             "/resources/device", "no_gpu_worker", "no worker with a GPU is online: the job will wait until one is"
         )
-    if spec.resources.precision is Precision.FLOAT32 and spec.budget.tolerance < 1e-5:
+    exact = not isinstance(spec.model, NETWORKS)
+    if exact and spec.resources.precision is Precision.FLOAT32 and spec.budget.tolerance < 1e-5:
         yield AdmissionWarning(
             "/budget/tolerance",
             "beyond_precision",
@@ -94,15 +139,13 @@ def _device_warnings(spec: JobSpec, *, gpu_online: bool | None) -> Iterator[Admi
         )
 
 
-def _strength_warnings(spec: JobSpec, task: Task, figures: Estimate) -> Iterator[AdmissionWarning]:
-    seen: set[tuple[Granularity, bool]] = set()
+def _linear_warnings(spec: JobSpec, model: LinearModel, task: Task) -> Iterator[AdmissionWarning]:
     for place, regularizer in enumerate(spec.regularizers):
         pointer = f"/regularizers/{place}/strength"
-        strength = regularizer.strength
-        if not strength.is_learned:
+        if not isinstance(regularizer, L2) or not regularizer.strength.is_learned:
             continue
-        many = strengths_of(regularizer, task, intercept=spec.model.intercept)
-        match strength.per:
+        many = linear_strengths(regularizer, task, intercept=model.intercept)
+        match regularizer.strength.per:
             case Granularity.CLASS if task.outputs == 1:
                 yield AdmissionWarning(
                     f"{pointer}/per", "same_as_model", "the model has one output: 'class' is the same as 'model' here"
@@ -119,15 +162,28 @@ def _strength_warnings(spec: JobSpec, task: Task, figures: Estimate) -> Iterator
                 )
             case _:
                 pass
-        group = (strength.per, regularizer.biases)
+    yield from _redundant(spec)
+
+
+def _redundant(spec: JobSpec) -> Iterator[AdmissionWarning]:
+    seen: set[tuple[Granularity, bool]] = set()
+    for place, regularizer in enumerate(spec.regularizers):
+        if not isinstance(regularizer, L2) or not regularizer.strength.is_learned:
+            continue
+        group = (regularizer.strength.per, regularizer.biases)
         if group in seen:
             yield AdmissionWarning(
-                pointer,
+                f"/regularizers/{place}/strength",
                 "redundant_penalty",
                 "another learned penalty acts on the same weights in the same way: only their sum is determined",
             )
         seen.add(group)
-    rows = task.validation_rows
+
+
+def _many_strengths(figures: Estimate, spec: JobSpec) -> Iterator[AdmissionWarning]:
+    if isinstance(spec.model, Denoiser):
+        return  # every pixel is an observation
+    rows = figures.rows.train if figures.folds is not None else figures.rows.valid
     if figures.strengths > 1 and figures.strengths * _FEW_ROWS_A_STRENGTH > rows:
         yield AdmissionWarning(
             "/regularizers",
@@ -137,14 +193,17 @@ def _strength_warnings(spec: JobSpec, task: Task, figures: Estimate) -> Iterator
         )
 
 
-def _part_warnings(spec: JobSpec, task: Task) -> Iterator[AdmissionWarning]:
-    if not task.rows.test:
+def _part_warnings(spec: JobSpec, rows: Share) -> Iterator[AdmissionWarning]:
+    if not rows.test:
         pointer = "/data/split/column" if isinstance(spec.data.split, ColumnSplit) else "/data/split/test"
         yield AdmissionWarning(
             pointer,
             "no_test_part",
             "no row is kept for testing: the validation loss, which the strengths are fitted to, is too optimistic",
         )
+
+
+def _class_warnings(task: Task) -> Iterator[AdmissionWarning]:
     if task.folds is not None and task.is_stratified and task.target.values is not None:
         rare = sum(1 for count in task.target.values.values() if 0 < count < task.folds)
         if rare:

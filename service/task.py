@@ -10,7 +10,8 @@ from service.records import ColumnRecord, ColumnType, DatasetRecord
 from service.spec.data import ColumnSplit, DataSpec, KFoldSplit
 from service.spec.models import Loss
 
-_NUMERIC: Final = frozenset({ColumnType.NUMBER, ColumnType.INTEGER, ColumnType.BOOLEAN})
+NUMERIC: Final = frozenset({ColumnType.NUMBER, ColumnType.INTEGER, ColumnType.BOOLEAN})
+"""Types that a model can take for numbers."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +63,21 @@ def read_task(data: DataSpec, dataset: DatasetRecord, *, loss: Loss) -> Task | l
     columns = {column.name: column for column in dataset.columns}
     target = columns.get(data.target)
     if target is None:
-        refusals.append(Refusal("/data/target", _unknown([data.target], columns)))
+        refusals.append(Refusal("/data/target", unknown([data.target], columns)))
     else:
         refusals += _target_refusals(target, loss)
     features = _features(data, columns, refusals)
     classes: Mapping[str, int] | None = None
     if target is not None and loss is Loss.CROSS_ENTROPY:
         classes = target.values
-    rows, is_stratified = _parts(data, dataset, columns, classes if not refusals else None, refusals, loss=loss)
+    rows, is_stratified = parts_of(
+        data,
+        dataset,
+        columns,
+        classes if not refusals else None,
+        refusals,
+        stratifiable=loss is Loss.CROSS_ENTROPY,
+    )
     if rows is not None and isinstance(data.split, KFoldSplit) and data.split.folds > rows.train:
         detail = f"{data.split.folds} folds need as many rows, {rows.train} are left for them"
         refusals.append(Refusal("/data/split/folds", detail))
@@ -83,21 +91,21 @@ def read_task(data: DataSpec, dataset: DatasetRecord, *, loss: Loss) -> Task | l
 def _features(data: DataSpec, columns: Mapping[str, ColumnRecord], refusals: list[Refusal]) -> list[ColumnRecord]:
     if data.features is None:
         used = {data.target} | ({data.split.column} if isinstance(data.split, ColumnSplit) else set())
-        chosen = [column for name, column in columns.items() if name not in used and column.type in _NUMERIC]
+        chosen = [column for name, column in columns.items() if name not in used and column.type in NUMERIC]
         if not chosen:
             refusals.append(
                 Refusal("/data/features", "no numeric column is left to predict from: the dataset needs at least one")
             )
     else:
-        unknown = [name for name in data.features if name not in columns]
-        if unknown:
-            refusals.append(Refusal("/data/features", _unknown(unknown, columns)))
+        absent = [name for name in data.features if name not in columns]
+        if absent:
+            refusals.append(Refusal("/data/features", unknown(absent, columns)))
         chosen = [columns[name] for name in data.features if name in columns]
-    texts = [column.name for column in chosen if column.type not in _NUMERIC]
+    texts = [column.name for column in chosen if column.type not in NUMERIC]
     if texts:
         detail = f"texts in {_named(texts)}: features must be numbers; encode them or leave them out"
         refusals.append(Refusal("/data/features", detail))
-    missing = [column.name for column in chosen if column.missing and column.type in _NUMERIC]
+    missing = [column.name for column in chosen if column.missing and column.type in NUMERIC]
     if missing:
         detail = f"values missing or not finite in {_named(missing)}: fill them in, or name complete columns only"
         refusals.append(Refusal("/data/features", detail))
@@ -128,15 +136,25 @@ def _target_refusals(target: ColumnRecord, loss: Loss) -> list[Refusal]:
     return []
 
 
-def _parts(
+def parts_of(
     data: DataSpec,
     dataset: DatasetRecord,
     columns: Mapping[str, ColumnRecord],
     classes: Mapping[str, int] | None,
     refusals: list[Refusal],
     *,
-    loss: Loss,
+    stratifiable: bool,
 ) -> tuple[Share | None, bool]:
+    """Count the rows of each part, and say whether parts keep the classes' shares.
+
+    Args:
+        data: the specification.
+        dataset: its dataset.
+        columns: of the dataset, by name.
+        classes: class → rows, where there are classes and they are known.
+        refusals: what stands against it is added here; then there are no rows.
+        stratifiable: whether the target is a class.
+    """
     split = data.split
     if isinstance(split, ColumnSplit):
         return _named_parts(split, data, columns, refusals), False
@@ -144,7 +162,7 @@ def _parts(
     if dataset.rows < least:
         refusals.append(Refusal("/data/split", f"this split needs at least {least} rows, there are {dataset.rows}"))
         return None, False
-    if loss is not Loss.CROSS_ENTROPY:
+    if not stratifiable:
         if split.stratify:
             refusals.append(
                 Refusal("/data/split/stratify", "only classes can be stratified, not numbers: take false or null")
@@ -178,7 +196,7 @@ def _named_parts(
     pointer = "/data/split/column"
     column = columns.get(split.column)
     if column is None:
-        refusals.append(Refusal(pointer, _unknown([split.column], columns)))
+        refusals.append(Refusal(pointer, unknown([split.column], columns)))
         return None
     if split.column == data.target:
         refusals.append(Refusal(pointer, "the column that names the parts is the target"))
@@ -202,7 +220,8 @@ def _in_order(kind: ColumnType, values: Mapping[str, int]) -> tuple[str, ...]:
     return tuple(sorted(present, key=int) if kind is ColumnType.INTEGER else sorted(present))
 
 
-def _unknown(names: list[str], columns: Mapping[str, ColumnRecord]) -> str:
+def unknown(names: list[str], columns: Mapping[str, ColumnRecord]) -> str:
+    """Say that the dataset lacks these columns, and which it has."""
     # What was sent is not echoed; the columns are those of the dataset.
     what = "this column" if len(names) == 1 else f"{len(names)} of these columns"
     return f"the dataset does not have {what}; it has {_listed(list(columns))}"

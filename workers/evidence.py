@@ -10,9 +10,9 @@ from torch import Tensor
 from service.numbers import jsonable
 from service.records import JsonObject
 from service.spec.job import JobSpec
-from service.spec.linear import EXACT_SOLVERS
-from service.spec.methods import Implicit
-from workers.build import build_solver
+from service.spec.linear import EXACT_SOLVERS, LinearSolverSpec
+from service.spec.methods import Implicit, solver_of
+from workers.build.solvers import build_solver
 from workers.learn.cost import Cost
 from workers.learn.hypergradient import hypergradient
 from workers.learn.inner.base import AbstractInnerSolver, InnerSolution
@@ -186,10 +186,11 @@ def examine(problem: LinearProblem, answer: Answer, spec: JobSpec) -> Evidence:
     )
     verdict, sentence = judge(findings)
     own = None
-    if not isinstance(spec.method.solver, EXACT_SOLVERS):
+    approximate = solver_of(spec.method)
+    if approximate is not None and not isinstance(approximate, EXACT_SOLVERS):
         # `implicit` solves in the metric's coordinates, `hoag` in the original ones.
         at = (seen, w) if metric is None or isinstance(spec.method, Implicit) else (oracle, metric.forward(w))
-        own = _own(problem, *at, raw, exact.value, spec)
+        own = _own(*at, raw, exact.value, approximate, seed=spec.seed)
         sentence += (
             f" The method itself went by the approximate solver {own.solver!r}, whose hypergradient here has norm "
             f"{own.norm:.2g}, where the exact one has {own.exact_norm:.2g} and differs by {own.difference_norm:.2g}."
@@ -209,11 +210,11 @@ def examine(problem: LinearProblem, answer: Answer, spec: JobSpec) -> Evidence:
 
 
 def _own(
-    problem: LinearProblem, oracle: AbstractOracle, w: Tensor, raw: Tensor, exact: Tensor, spec: JobSpec
+    oracle: AbstractOracle, w: Tensor, raw: Tensor, exact: Tensor, approximate: LinearSolverSpec, *, seed: int
 ) -> OwnHypergradient:
-    solver = build_solver(spec.method.solver, problem)
-    own = hypergradient(oracle, w, raw, solver, tol=0.0, seed=spec.seed).value
-    return OwnHypergradient(spec.method.solver.kind, _norm(own), _norm(exact), _norm(own - exact))
+    solver = build_solver(approximate, w.numel())
+    own = hypergradient(oracle, w, raw, solver, tol=0.0, seed=seed).value
+    return OwnHypergradient(approximate.kind, _norm(own), _norm(exact), _norm(own - exact))
 
 
 def _norm(vector: Tensor) -> float:

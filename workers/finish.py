@@ -1,18 +1,17 @@
 """The model that a job leaves behind: trained to the end at the strengths that were learned."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from service.spec.job import JobSpec
-from workers.build import build_terms
 from workers.learn.cost import Cost
 from workers.learn.inner.base import InnerSolution
 from workers.learn.inner.lbfgs import LBFGS
 from workers.learn.method import Answer
 from workers.learn.problem import Part
 from workers.learn.problems.linear import LinearProblem
-from workers.learn.problems.linear_data import refit_problem
+from workers.learn.problems.linear_data import L2Term, refit_problem
 from workers.learn.whitened_oracle import WhitenedOracle
 from workers.precision import in_double
 
@@ -33,12 +32,18 @@ class FinishedModel:
     cost: Cost
 
 
-def finish(problem: LinearProblem, answer: Answer, spec: JobSpec) -> FinishedModel:
+def finish(problem: LinearProblem, answer: Answer, terms: Sequence[L2Term], *, seed: int) -> FinishedModel:
     """Train once more, in float64 and as far as that goes, and measure every part.
 
     With folds the final model is trained on the rows of all folds. A strength λ of a mean loss over n rows is a
     Gaussian prior of precision n λ on each weight, and it is the prior that was learned: on N rows instead of n the
     learned strengths are multiplied by n/N. Strengths that the job fixed stay as they are.
+
+    Args:
+        problem: the problem that the job posed.
+        answer: what the method found.
+        terms: the penalties that the problem was made with.
+        seed: the job's.
     """
     problem, answer = in_double(problem, answer)
     solution = _train(problem, answer.raw, answer.weights)
@@ -47,11 +52,11 @@ def finish(problem: LinearProblem, answer: Answer, spec: JobSpec) -> FinishedMod
         weights = problem.named_weights(solution.w)
         return FinishedModel(_on_cpu(weights), metrics, "train", problem.train.design.rows, 1.0, solution.cost)
     metrics = {part.value: problem.evaluate(solution.w, part) for part in (Part.TRAIN, Part.VALID)}
-    refit = refit_problem(problem, build_terms(spec))
+    refit = refit_problem(problem, terms)
     rows = refit.train.design.rows
     factor = _mean_training_rows(problem) / rows
     natural = {name: factor * value for name, value in problem.space.constrain(answer.raw).items()}
-    final = _train(refit, refit.space.unconstrain(natural), refit.initial_weights(spec.seed))
+    final = _train(refit, refit.space.unconstrain(natural), refit.initial_weights(seed))
     if Part.TEST in refit.parts():
         metrics[Part.TEST.value] = refit.evaluate(final.w, Part.TEST)
     return FinishedModel(

@@ -16,8 +16,9 @@ from service.numbers import jsonable
 from service.records import FileRecord, JsonObject
 from service.spec.hyperparameters import Granularity
 from service.spec.job import JobSpec
+from service.spec.regularizers import L2
 from service.version import version as own_version
-from workers.build import strength_names
+from workers.build.names import strength_names
 from workers.data.load import LoadedData, feature_names
 from workers.evidence import Evidence
 from workers.finish import FinishedModel
@@ -191,7 +192,7 @@ def _entry_names(name: str, value: Tensor, spec: JobSpec, data: LoadedData) -> l
     if value.ndim == 0 or value.numel() > _MOST_VALUES:
         return None
     regularizer = dict(zip(strength_names(spec), spec.regularizers, strict=True))[name]
-    match regularizer.strength.per:
+    match regularizer.strength.per if isinstance(regularizer, L2) else None:
         case Granularity.FEATURE:
             biases = ["intercept"] if value.numel() > data.task.width else []
             return [*feature_names(data.task), *biases]

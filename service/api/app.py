@@ -27,6 +27,7 @@ from service.api import (
     trajectories,
     workers,
 )
+from service.api.head import Head
 from service.api.jobs import JobChanges
 from service.api.middleware import BodyLimit, Observed
 from service.api.notifier import Notifier
@@ -84,6 +85,7 @@ def create_app(services: Services) -> FastAPI:
         return settings.upload_limit_bytes + FORM_ALLOWANCE_BYTES if is_upload else JSON_LIMIT_BYTES
 
     # The last one added is the outermost.
+    app.add_middleware(Head)
     app.add_middleware(BodyLimit, limit_of=limit_of)
     app.add_middleware(Observed, metrics=metrics)
     return app

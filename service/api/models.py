@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, JsonValue
 from pydantic.fields import FieldInfo
 
 from service.admission import AdmissionWarning
-from service.estimate import Estimate
+from service.estimates.base import Estimate
 from service.records import AttemptOutcome, ColumnType, FailureCode, JobStatus, ReasonCode, WorkerState
 
 VIEW: Final = ConfigDict(ser_json_inf_nan="strings")

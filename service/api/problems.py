@@ -234,7 +234,8 @@ def _methods(request: Request) -> list[str]:
     # Starlette names those of the first route with this path only.
     routes: list[Route] = request.app.state.routes
     fitting = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
-    return sorted({method for route in fitting for method in route.methods or ()})
+    methods = {method for route in fitting for method in route.methods or ()}
+    return sorted(methods | {"HEAD"} if "GET" in methods else methods)
 
 
 async def _failure(request: Request, error: Exception) -> Response:

@@ -7,11 +7,31 @@ cell of it through a real worker.
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from service.spec.hyperparameters import Granularity
+
 CAPABILITIES: Final[Mapping[str, Mapping[str, frozenset[str]]]] = {
-    "hoag": {"linear": frozenset({"l2"})},
-    "implicit": {"linear": frozenset({"l2"})},
+    "grid": {"linear": frozenset({"l2"}), "mlp": frozenset({"l2"}), "denoiser": frozenset({"tv"})},
+    "hoag": {"linear": frozenset({"l2"}), "denoiser": frozenset({"tv", "field_of_experts"})},
+    "implicit": {
+        "linear": frozenset({"l2"}),
+        "mlp": frozenset({"l2"}),
+        "denoiser": frozenset({"tv", "field_of_experts"}),
+    },
+    "maid": {"linear": frozenset({"l2"}), "denoiser": frozenset({"tv", "field_of_experts"})},
+    "random": {"linear": frozenset({"l2"}), "mlp": frozenset({"l2"}), "denoiser": frozenset({"tv"})},
+    "tpe": {"linear": frozenset({"l2"}), "mlp": frozenset({"l2"}), "denoiser": frozenset({"tv"})},
 }
 """method → model → regularizers that can be learned together."""
+
+GRANULARITIES: Final[Mapping[str, frozenset[Granularity]]] = {
+    "linear": frozenset({Granularity.MODEL, Granularity.FEATURE, Granularity.CLASS, Granularity.PARAMETER}),
+    "mlp": frozenset({Granularity.MODEL, Granularity.LAYER, Granularity.TENSOR, Granularity.PARAMETER}),
+    "denoiser": frozenset({Granularity.MODEL}),
+}
+"""model → what its penalties can have a strength for."""
+
+FOLDS: Final = frozenset({"linear"})
+"""Models whose folds are solved as one batched problem."""
 
 
 def refusal(method: str, model: str, regularizers: Iterable[str]) -> str | None:

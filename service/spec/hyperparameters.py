@@ -9,9 +9,11 @@ from service.spec.base import Spec, wrong_at
 
 
 class Granularity(StrEnum):
-    """How many strengths a regularizer has."""
+    """What a regularizer has a strength of its own for."""
 
     MODEL = "model"
+    LAYER = "layer"
+    TENSOR = "tensor"
     FEATURE = "feature"
     CLASS = "class"
     PARAMETER = "parameter"
@@ -23,31 +25,26 @@ LARGEST_STRENGTH = 1e12
 Strength_ = Annotated[float, Field(ge=SMALLEST_STRENGTH, le=LARGEST_STRENGTH)]
 
 
-class Strength(Spec):
-    """A strength that is learned in a box, or kept constant when `fixed` is given."""
+class Positive(Spec):
+    """A positive number that is learned in a box, or kept constant when `fixed` is given."""
 
     init: Strength_ = Field(default=1e-2, description="Where learning starts.", examples=[0.01])
     low: Strength_ = Field(default=1e-8, description="The smallest value that may be learned.")
     high: Strength_ = Field(default=1e4, description="The largest value that may be learned.")
-    per: Granularity = Field(
-        default=Granularity.MODEL,
-        strict=False,
-        description="One strength for the whole model, or one for each feature, class or parameter.",
-    )
     fixed: Annotated[float, Field(ge=0, le=LARGEST_STRENGTH)] | None = Field(
-        default=None, description="Keep the strength at this value instead of learning it."
+        default=None, description="Keep the number at this value instead of learning it."
     )
 
     @property
     def is_learned(self) -> bool:
-        """True unless the strength is kept constant."""
+        """True unless the number is kept constant."""
         return self.fixed is None
 
     @model_validator(mode="after")
     def _box_holds_the_start(self) -> Self:
         if self.fixed is not None:
             given = sorted({"init", "low", "high"} & self.model_fields_set)
-            if given and not (self.init, self.low, self.high) == (1e-2, 1e-8, 1e4):
+            if any(getattr(self, name) != type(self).model_fields[name].default for name in given):
                 raise wrong_at(given[0], f"a fixed strength is not learned: leave out {', '.join(given)}")
             return self
         if self.low > self.high:
@@ -55,3 +52,27 @@ class Strength(Spec):
         if not self.low <= self.init <= self.high:
             raise wrong_at("init", f"init ({self.init:g}) must lie between low ({self.low:g}) and high ({self.high:g})")
         return self
+
+
+class Strength(Positive):
+    """A strength that is learned in a box, or kept constant when `fixed` is given."""
+
+    per: Granularity = Field(
+        default=Granularity.MODEL,
+        strict=False,
+        description="One strength for the whole model, or one for each of these. Which a model takes: see the model.",
+    )
+
+
+class ImagePriorStrength(Positive):
+    """The weight of an image prior beside ½‖x − y‖², for pixels between 0 and 1."""
+
+    low: Strength_ = Field(default=1e-6, description="The smallest value that may be learned.")
+    high: Strength_ = Field(default=1e2, description="The largest value that may be learned.")
+
+
+class Smoothing(Positive):
+    """ν of √(t² + ν²), which rounds off |t| at 0: below it differences are noise, above it edges."""
+
+    low: Strength_ = Field(default=1e-4, description="The smallest value that may be learned.")
+    high: Strength_ = Field(default=1.0, description="The largest value that may be learned.")

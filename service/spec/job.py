@@ -6,11 +6,11 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from service.spec.base import SafeText, Spec, wrong_at
-from service.spec.capabilities import refusal
-from service.spec.data import DataSpec
-from service.spec.methods import Implicit, MethodSpec
-from service.spec.models import LinearModel, Loss, ModelSpec
-from service.spec.regularizers import L2, RegularizerSpec
+from service.spec.capabilities import FOLDS, GRANULARITIES, refusal
+from service.spec.data import DataSpec, KFoldSplit
+from service.spec.methods import Implicit, MethodSpec, QuasiNewtonStep
+from service.spec.models import NETWORKS, Denoiser, ImagePrior, LinearModel, Loss, ModelSpec
+from service.spec.regularizers import L2, TV, FieldOfExperts, RegularizerSpec
 
 LabelKey = Annotated[SafeText, Field(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
 LabelValue = Annotated[SafeText, Field(max_length=256)]
@@ -28,7 +28,7 @@ class Device(StrEnum):
 
 
 class Precision(StrEnum):
-    """Of all numbers in a job; `auto` is float64 for convex models."""
+    """Of all numbers in a job; `auto` is float64 for convex models and float32 for networks."""
 
     AUTO = "auto"
     FLOAT32 = "float32"
@@ -70,6 +70,31 @@ class Resources(Spec):
     )
 
 
+def _usual_loss(given: dict[str, object]) -> Loss:
+    return Loss.SQUARED_ERROR if isinstance(given.get("model"), Denoiser) else Loss.CROSS_ENTROPY
+
+
+def _usual_regularizers(given: dict[str, object]) -> list[L2 | TV | FieldOfExperts]:
+    model = given.get("model")
+    if not isinstance(model, Denoiser):
+        return [L2()]
+    match model.regularizer:
+        case ImagePrior.TV:
+            return [TV()]
+        case ImagePrior.FIELD_OF_EXPERTS:
+            return [FieldOfExperts()]
+
+
+_NETWORK_STEPS = 50
+_NETWORK_METHOD: dict[str, object] = {
+    "kind": "implicit",
+    "solver": {"kind": "neumann", "terms": 10, "damping": 1e-3},
+    "step": {"kind": "adam", "learning_rate": 0.05},
+    "inner_steps": _NETWORK_STEPS,
+}
+"""What `implicit` is on a network unless the client says otherwise."""
+
+
 class JobSpec(Spec):
     """A tuning job. Equal specifications run equal computations."""
 
@@ -82,9 +107,14 @@ class JobSpec(Spec):
     )
     data: DataSpec
     model: ModelSpec = LinearModel()
-    loss: Loss = Field(default=Loss.CROSS_ENTROPY, strict=False)
+    loss: Loss = Field(
+        default_factory=_usual_loss,
+        strict=False,
+        description="Left out: squared_error for a denoiser, cross_entropy for all else.",
+    )
     regularizers: Annotated[list[RegularizerSpec], Field(min_length=1, max_length=8)] = Field(
-        default_factory=lambda: [L2()]
+        default_factory=_usual_regularizers,
+        description="Left out: the denoiser's own, or one `l2` for all else.",
     )
     method: MethodSpec = Implicit()
     objective: Objective = Objective()
@@ -92,13 +122,63 @@ class JobSpec(Spec):
     resources: Resources = Resources()
     verify: bool = Field(default=True, description="Check the answer and say so in the result's evidence.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _method_that_suits_the_model(cls, given: object) -> object:
+        # A network is trained by mini-batches: exact solves and comparisons of values are not to be had.
+        if not isinstance(given, dict) or not isinstance(given.get("model"), dict):
+            return given
+        method = given.get("method", {"kind": "implicit"})
+        kinds = {network.model_fields["kind"].default for network in NETWORKS}
+        if given["model"].get("kind") not in kinds or not isinstance(method, dict) or method.get("kind") != "implicit":
+            return given
+        return {**given, "method": {**_NETWORK_METHOD, **method}}
+
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
         if self.objective.loss not in (None, self.loss):
             raise wrong_at("objective/loss", f"objective.loss must be the job's loss, {self.loss.value!r}, or null")
-        if not any(regularizer.strength.is_learned for regularizer in self.regularizers):
+        if not any(number.is_learned for regularizer in self.regularizers for number in regularizer.numbers):
             raise wrong_at("regularizers", "every strength is fixed: nothing is left to be learned")
         kinds = [regularizer.kind for regularizer in self.regularizers]
         if reason := refusal(self.method.kind, self.model.kind, kinds):
             raise wrong_at("method/kind", reason)
+        self._granularities_fit()
+        if isinstance(self.data.split, KFoldSplit) and self.model.kind not in FOLDS:
+            raise wrong_at("data/split/kind", f"folds are for {' and '.join(sorted(FOLDS))}: take holdout or column")
+        if isinstance(self.model, Denoiser):
+            self._denoiser_fits(self.model)
+        if isinstance(self.method, Implicit):
+            self._implicit_fits(self.method)
         return self
+
+    def _granularities_fit(self) -> None:
+        accepted = GRANULARITIES[self.model.kind]
+        for place, regularizer in enumerate(self.regularizers):
+            if isinstance(regularizer, L2) and regularizer.strength.per not in accepted:
+                names = ", ".join(sorted(granularity.value for granularity in accepted))
+                raise wrong_at(
+                    f"regularizers/{place}/strength/per",
+                    f"{self.model.kind!r} has no strengths per {regularizer.strength.per.value}: take one of {names}",
+                )
+
+    def _denoiser_fits(self, model: Denoiser) -> None:
+        if self.loss is not Loss.SQUARED_ERROR:
+            raise wrong_at("loss", "a denoiser is measured by squared_error")
+        if [regularizer.kind for regularizer in self.regularizers] != [model.regularizer.value]:
+            raise wrong_at(
+                "regularizers",
+                f"a denoiser has one regularizer, the one that model.regularizer names: {model.regularizer.value!r}",
+            )
+        if self.data.features is not None and len(self.data.features) != 1:
+            raise wrong_at("data/features", "name the one array of noisy images, or null to have noise added")
+        if self.data.features is not None and model.noise is not None:
+            raise wrong_at("model/noise", "noisy images are given: leave out noise, or data.features")
+
+    def _implicit_fits(self, method: Implicit) -> None:
+        if isinstance(self.model, NETWORKS):
+            if isinstance(method.step, QuasiNewtonStep):
+                raise wrong_at("method/step", "hypergradients of mini-batches are noisy: take step 'adam'")
+        elif method.inner_steps is not None or method.burn_in is not None:
+            field = "inner_steps" if method.inner_steps is not None else "burn_in"
+            raise wrong_at(f"method/{field}", f"{self.model.kind!r} is trained to a tolerance: leave out {field}")

@@ -8,6 +8,11 @@ from service.spec.base import Spec
 
 Iterations = Annotated[int, Field(ge=1, le=100_000)]
 
+Damping = Annotated[
+    float,
+    Field(ge=0, le=1, description="Added to the Hessian's diagonal, as a fraction of its largest eigenvalue."),
+]
+
 
 class DirectSolver(Spec):
     """Form the Hessian and factorise it. Exact; for up to a few thousand weights."""
@@ -20,6 +25,7 @@ class CGSolver(Spec):
 
     kind: Literal["cg"] = "cg"
     max_iterations: Iterations = 1000
+    damping: Damping = 0.0
 
 
 class MINRESSolver(Spec):
@@ -38,6 +44,7 @@ class NeumannSolver(Spec):
         default=None,
         description="The series' step; null measures the largest curvature and takes 0.9 of its inverse.",
     )
+    damping: Damping = 0.0
 
 
 class NystromSolver(Spec):

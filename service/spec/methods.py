@@ -65,6 +65,15 @@ class Implicit(Spec):
     kind: Literal["implicit"] = "implicit"
     solver: LinearSolverSpec = CGSolver()
     step: OuterStepSpec = QuasiNewtonStep()
+    inner_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
+        default=None,
+        description="Networks: training steps between two steps of the strengths; 50 if left out. Other models are "
+        "trained to a tolerance.",
+    )
+    burn_in: Annotated[int, Field(ge=0, le=100_000_000)] | None = Field(
+        default=None,
+        description="Networks: training steps before the first step of the strengths; null: one pass over the rows.",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -87,4 +96,69 @@ class Implicit(Spec):
         return self
 
 
-MethodSpec = Annotated[HOAG | Implicit, Field(discriminator="kind")]
+class MAID(Spec):
+    """The method of adaptive inexact descent: every accepted step provably decreases the outer objective.
+
+    Trains only as accurately as a decrease can be certified, tightens when it cannot and relaxes again; it finds its
+    own step lengths. Each point of the trajectory carries its certificate.
+    """
+
+    source: ClassVar[str] = (
+        "M. S. Salehi, S. Mukherjee, L. Roberts & M. J. Ehrhardt (2025), An adaptively inexact first-order method for "
+        "bilevel optimization with application to hyperparameter learning, SIAM J. Math. Data Sci. 7(3)."
+    )
+
+    kind: Literal["maid"] = "maid"
+    initial_accuracy: Annotated[float, Field(gt=0, le=1e6)] | None = Field(
+        default=None,
+        description="ε₀, the first certified distance to the trained weights; null derives it from the first gradient. "
+        "The answer does not depend on it.",
+    )
+
+
+class Grid(Spec):
+    """Training at every point of a logarithmic grid over the box: the search that learning replaces.
+
+    Convex models go along it from strong to weak with warm starts. Learns nothing; for comparison.
+    """
+
+    kind: Literal["grid"] = "grid"
+    points: Annotated[int, Field(ge=2, le=100_000)] = Field(default=20, description="Of each strength.")
+
+
+class RandomSearch(Spec):
+    """Training at strengths drawn log-uniformly from the box; `budget.outer_steps` of them. For comparison."""
+
+    source: ClassVar[str] = (
+        "J. Bergstra & Y. Bengio (2012), Random search for hyper-parameter optimization, JMLR 13, 281–305."
+    )
+
+    kind: Literal["random"] = "random"
+
+
+class TPE(Spec):
+    """Bayesian optimization by tree-structured Parzen estimators; `budget.outer_steps` trials. For comparison."""
+
+    source: ClassVar[str] = (
+        "J. Bergstra, R. Bardenet, Y. Bengio & B. Kégl (2011), Algorithms for hyper-parameter optimization, NeurIPS; "
+        "as in Optuna (Akiba et al. 2019)."
+    )
+
+    kind: Literal["tpe"] = "tpe"
+    startup_trials: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        default=10, description="Random trials before the first that is modelled."
+    )
+
+
+MethodSpec = Annotated[HOAG | Implicit | MAID | Grid | RandomSearch | TPE, Field(discriminator="kind")]
+
+
+def solver_of(method: MethodSpec) -> LinearSolverSpec | None:
+    """Return how a method solves H q = g; None for one that solves no such system. MAID always takes CG."""
+    match method:
+        case HOAG() | Implicit():
+            return method.solver
+        case MAID():
+            return CGSolver()
+        case Grid() | RandomSearch() | TPE():
+            return None

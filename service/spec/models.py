@@ -1,11 +1,12 @@
 """Models that can be trained, and losses that they can be trained with."""
 
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from service.spec.base import Spec
+from service.spec.training import AdamOptimizer, OptimizerSpec, TrainingSchedule
 
 
 class Loss(StrEnum):
@@ -23,11 +24,87 @@ class LinearModel(Spec):
     """A linear model: logits or prediction = X w + b, on dense or sparse features.
 
     With `cross_entropy` this is logistic (two classes) or softmax regression, with `squared_error` linear
-    regression. Convex, hence every answer can be checked to any accuracy.
+    regression. Convex, hence every answer can be checked to any accuracy. Strengths per `model`, `feature`, `class`
+    or `parameter`.
     """
 
     kind: Literal["linear"] = "linear"
     intercept: bool = Field(default=True, description="Learn b; it is never penalised unless a penalty says so.")
 
 
-ModelSpec = LinearModel
+class Activation(StrEnum):
+    """The non-linearity between layers."""
+
+    RELU = "relu"
+    TANH = "tanh"
+    GELU = "gelu"
+    SILU = "silu"
+
+
+class Normalization(StrEnum):
+    """What stands between a layer and its activation."""
+
+    NONE = "none"
+    BATCH = "batch"
+    LAYER = "layer"
+
+
+class MLP(Spec):
+    """A multi-layer perceptron, trained by mini-batches; dense features only.
+
+    Not convex: answers are checked by training again from scratch, with several seeds. Strengths per `model`, `layer`,
+    `tensor` or `parameter`.
+    """
+
+    kind: Literal["mlp"] = "mlp"
+    widths: Annotated[list[Annotated[int, Field(ge=1, le=65_536)]], Field(min_length=1, max_length=32)] = Field(
+        default=[128], description="Units of each hidden layer.", examples=[[256, 128]]
+    )
+    activation: Activation = Field(default=Activation.RELU, strict=False)
+    normalization: Normalization = Field(default=Normalization.NONE, strict=False)
+    optimizer: OptimizerSpec = AdamOptimizer()
+    schedule: TrainingSchedule = Field(default=TrainingSchedule.CONSTANT, strict=False)
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        default=128, description="Rows of a training step; at most all training rows."
+    )
+    epochs: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        default=20,
+        description="Passes over the training rows of one training from scratch: a trial of `grid`, `random` and "
+        "`tpe`, and each training that checks an answer.",
+    )
+
+
+class ImagePrior(StrEnum):
+    """What a denoiser takes for likely in an image."""
+
+    TV = "tv"
+    FIELD_OF_EXPERTS = "field_of_experts"
+
+
+class Denoiser(Spec):
+    """A variational denoiser: the image x that minimises ½‖x − y‖² + R(x) for a noisy image y.
+
+    Nothing is trained but the strengths of R, on images whose clean version is known: those of the training and
+    validation parts together; the test part is held out. `data.target` names the clean images. With `data.features`
+    null, Gaussian noise of the stated standard deviation is added to them; else it names the array of noisy images.
+    Pixels of integer type are divided by 255. Convex, hence every answer can be checked to any accuracy.
+    """
+
+    kind: Literal["denoiser"] = "denoiser"
+    regularizer: ImagePrior = Field(
+        default=ImagePrior.TV, strict=False, description="The kind of the one entry of `regularizers`."
+    )
+    noise: Annotated[float, Field(gt=0, le=10)] | None = Field(
+        default=None,
+        description="Standard deviation of the noise that is added, for pixels between 0 and 1. Null: 0.1, or none "
+        "where noisy images are given.",
+    )
+    crop: Annotated[int, Field(ge=8, le=4096)] | None = Field(
+        default=None, description="Take this many pixels square from the middle of each image; null takes it whole."
+    )
+
+
+ModelSpec = Annotated[LinearModel | MLP | Denoiser, Field(discriminator="kind")]
+
+NETWORKS = (MLP,)
+"""Models that are trained by mini-batches, for so many steps; the others are solved to a tolerance."""

@@ -1,11 +1,11 @@
 """Regularizers whose strengths can be learned."""
 
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from service.spec.base import Spec
-from service.spec.hyperparameters import Strength
+from service.spec.base import Spec, wrong_at
+from service.spec.hyperparameters import ImagePriorStrength, Positive, Smoothing, Strength
 
 
 class L2(Spec):
@@ -19,5 +19,54 @@ class L2(Spec):
     strength: Strength = Strength()
     biases: bool = Field(default=False, description="Penalise the intercepts too.")
 
+    @property
+    def numbers(self) -> tuple[Positive, ...]:
+        """All that can be learned or fixed."""
+        return (self.strength,)
 
-RegularizerSpec = L2
+
+class TV(Spec):
+    """Total variation: adds λ Σ_pixels √(∂_h x² + ν²) + √(∂_v x² + ν²) to ½‖x − y‖² of each image.
+
+    Learned are λ, `tv`, and ν, `tv.smoothing`. Sums over pixels, so that λ does not depend on an image's size.
+    Source: Rudin, Osher & Fatemi (1992); smoothed as in Salehi et al. (2023).
+    """
+
+    kind: Literal["tv"] = "tv"
+    strength: ImagePriorStrength = ImagePriorStrength()
+    smoothing: Smoothing = Smoothing()
+
+    @property
+    def numbers(self) -> tuple[Positive, ...]:
+        """All that can be learned or fixed."""
+        return (self.strength, self.smoothing)
+
+
+class FieldOfExperts(Spec):
+    """Learned filters: adds λ Σ_k w_k Σ_pixels √((f_k ∗ x)² + ν_k²) to ½‖x − y‖² of each image.
+
+    Learned are λ, `field_of_experts`; the weights w, `.weights`; the smoothings ν, `.smoothing`; and the filters f
+    themselves, `.filters`, which start at random with zero mean. Source: Roth & Black (2009); convex potentials and
+    parametrisation as in Salehi et al. (2023).
+    """
+
+    kind: Literal["field_of_experts"] = "field_of_experts"
+    filters: Annotated[int, Field(ge=1, le=256)] = Field(default=24, description="k, the number of filters.")
+    size: Annotated[int, Field(ge=2, le=15)] = Field(default=5, description="Pixels of a filter's side.")
+    strength: ImagePriorStrength = ImagePriorStrength()
+    smoothing: Smoothing = Smoothing()
+
+    @property
+    def numbers(self) -> tuple[Positive, ...]:
+        """All that can be learned or fixed, beside the weights and the filters, which always are learned."""
+        return (self.strength, self.smoothing)
+
+    @model_validator(mode="after")
+    def _has_what_it_learns(self) -> Self:
+        if not self.strength.is_learned or not self.smoothing.is_learned:
+            field = "smoothing" if self.strength.is_learned else "strength"
+            raise wrong_at(f"{field}/fixed", "a field of experts is learned as a whole: leave out fixed")
+        return self
+
+
+RegularizerSpec = Annotated[L2 | TV | FieldOfExperts, Field(discriminator="kind")]

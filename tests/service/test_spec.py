@@ -13,7 +13,8 @@ from service.records import FINAL, HELD, TRANSITIONS, JobStatus
 from service.spec.capabilities import CAPABILITIES, refusal
 from service.spec.hyperparameters import LARGEST_STRENGTH, SMALLEST_STRENGTH
 from service.spec.job import JobSpec
-from service.spec.methods import AdamStep, MethodSpec, QuasiNewtonStep
+from service.spec.methods import AdamStep, Implicit, MethodSpec, QuasiNewtonStep
+from service.spec.models import Loss
 
 # The example of the published contract, word for word.
 CONTRACT_EXAMPLE = """{
@@ -76,20 +77,25 @@ def test_a_minimal_specification_has_every_default_filled_in():
         ({"name": "\ud800"}, ("name",)),
         ({"labels": {"team": "\u0000"}}, ("labels", "team")),
         ({"regularizers": []}, ("regularizers",)),
-        ({"regularizers": [{"kind": "l2", "strength": {"init": -1.0}}]}, ("regularizers", 0, "strength", "init")),
+        ({"regularizers": [{"kind": "l2", "strength": {"init": -1.0}}]}, ("regularizers", 0, "l2", "strength", "init")),
         (
             {"regularizers": [{"kind": "l2", "strength": {"low": 1.0, "high": 0.5}}]},
-            ("regularizers", 0, "strength", "low"),
+            ("regularizers", 0, "l2", "strength", "low"),
         ),
-        ({"regularizers": [{"kind": "l2", "strength": {"init": 1e5}}]}, ("regularizers", 0, "strength", "init")),
-        ({"regularizers": [{"kind": "l2", "strength": {"fixed": -0.1}}]}, ("regularizers", 0, "strength", "fixed")),
+        ({"regularizers": [{"kind": "l2", "strength": {"init": 1e5}}]}, ("regularizers", 0, "l2", "strength", "init")),
+        (
+            {"regularizers": [{"kind": "l2", "strength": {"fixed": -0.1}}]},
+            ("regularizers", 0, "l2", "strength", "fixed"),
+        ),
         (
             {"regularizers": [{"kind": "l2", "strength": {"fixed": 0.1, "init": 0.5}}]},
-            ("regularizers", 0, "strength", "init"),
+            ("regularizers", 0, "l2", "strength", "init"),
         ),
         ({"regularizers": [{"kind": "l2", "strength": {"fixed": 0.1}}]}, ("regularizers",)),
-        ({"regularizers": [{"kind": "l1"}]}, ("regularizers", 0, "kind")),
-        ({"model": {"kind": "mlp"}}, ("model", "kind")),
+        ({"regularizers": [{"kind": "l1"}]}, ("regularizers", 0)),
+        ({"model": {"kind": "forest"}}, ("model",)),
+        ({"model": {"kind": "linear", "widths": [3]}}, ("model", "linear", "widths")),
+        ({"model": {"kind": "mlp", "widths": []}}, ("model", "mlp", "widths")),
         ({"method": {"kind": "stn"}}, ("method",)),
         ({"objective": {"loss": "squared_error"}}, ("objective", "loss")),
         (
@@ -108,6 +114,51 @@ def test_a_minimal_specification_has_every_default_filled_in():
 )
 def test_a_mistake_is_refused_where_it_stands(change: dict[str, JsonValue], location: tuple[int | str, ...]):
     assert location in refused_at(change)
+
+
+DENOISER: dict[str, JsonValue] = {"model": {"kind": "denoiser"}}
+MLP: dict[str, JsonValue] = {"model": {"kind": "mlp"}}
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({**MLP, "method": {"kind": "hoag"}}, "method/kind"),
+        ({**MLP, "method": {"kind": "implicit", "step": {"kind": "lbfgs"}}}, "step"),
+        ({**MLP, "regularizers": [{"kind": "l2", "strength": {"per": "feature"}}]}, "regularizers/0/strength/per"),
+        ({**MLP, "data": {"dataset": "d", "split": {"kind": "kfold"}}}, "data/split/kind"),
+        ({"regularizers": [{"kind": "l2", "strength": {"per": "layer"}}]}, "regularizers/0/strength/per"),
+        ({"method": {"kind": "implicit", "inner_steps": 5}}, "method/inner_steps"),
+        ({"method": {"kind": "implicit", "burn_in": 5}}, "method/burn_in"),
+        ({**DENOISER, "loss": "cross_entropy"}, "loss"),
+        ({**DENOISER, "regularizers": [{"kind": "l2"}]}, "method/kind"),
+        ({**DENOISER, "regularizers": [{"kind": "field_of_experts"}]}, "regularizers"),
+        ({**DENOISER, "regularizers": [{"kind": "tv"}, {"kind": "tv"}]}, "regularizers"),
+        ({**DENOISER, "data": {"dataset": "d", "features": ["a", "b"]}}, "data/features"),
+        ({"model": {"kind": "denoiser", "noise": 0.1}, "data": {"dataset": "d", "features": ["a"]}}, "model/noise"),
+    ],
+)
+def test_parts_that_do_not_fit_together_are_refused_where_the_client_should_change_them(
+    change: dict[str, JsonValue], field: str
+):
+    with pytest.raises(ValidationError) as refused:
+        JobSpec.model_validate({**MINIMAL, **change})
+    assert field in [error.get("ctx", {}).get("field") for error in refused.value.errors()]
+
+
+def test_defaults_suit_the_model():
+    network = JobSpec.model_validate({**MINIMAL, **MLP})
+    assert isinstance(network.method, Implicit)
+    assert (network.method.solver.kind, network.method.step.kind, network.method.inner_steps) == ("neumann", "adam", 50)
+    denoiser = JobSpec.model_validate({**MINIMAL, "model": {"kind": "denoiser", "regularizer": "field_of_experts"}})
+    assert denoiser.loss is Loss.SQUARED_ERROR
+    assert [regularizer.kind for regularizer in denoiser.regularizers] == ["field_of_experts"]
+
+
+@pytest.mark.parametrize("change", [{}, MLP, DENOISER, {**MLP, "method": {"kind": "tpe"}}])
+def test_a_filled_in_specification_says_the_same_again(change: dict[str, JsonValue]):
+    spec = JobSpec.model_validate({**MINIMAL, **change})
+    assert JobSpec.model_validate_json(spec.model_dump_json()) == spec
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400"])

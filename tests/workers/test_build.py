@@ -14,7 +14,11 @@ from service.admission import admit
 from service.builtin import BUILTIN_DATASETS
 from service.spec.job import JobSpec
 from service.spec.linear import EXACT_SOLVERS, LinearSolverSpec
-from workers.build import build_dtype, build_method, build_problem, build_solver, build_terms, strength_names
+from workers.build.linear import build_linear, build_terms
+from workers.build.methods import build_method
+from workers.build.names import strength_names
+from workers.build.precision import build_dtype
+from workers.build.solvers import build_solver
 from workers.data.describe import describe
 from workers.data.load import LoadedData, load
 from workers.evidence import Verdict, examine
@@ -36,7 +40,7 @@ def made(dataset: str = "wine", **spec: object) -> tuple[JobSpec, LoadedData, Li
     data = {"dataset": f"builtin:{dataset}", **dict(spec.pop("data", {}))}  # type: ignore[call-overload]
     job = JobSpec.model_validate({"data": data, "loss": loss, **spec})
     loaded = load(job.data, BUILTIN_DATASETS[job.data.dataset], None, loss=job.loss, seed=job.seed)
-    return job, loaded, build_problem(job, loaded, device="cpu")
+    return job, loaded, build_linear(job, job.model, loaded, device="cpu")
 
 
 def at(problem: LinearProblem, strength: float) -> Answer:
@@ -87,7 +91,7 @@ def test_every_solver_of_the_contract_can_be_built() -> None:
     built = set()
     for kind in SOLVER_KINDS:
         job, _, _ = made(method={"kind": "implicit", "solver": {"kind": kind}})
-        solver = build_solver(job.method.solver, problem)
+        solver = build_solver(job.method.solver, problem.layout.size)
         built.add(type(solver))
         solution = solver.solve(lambda v: 2.0 * v, torch.ones(problem.layout.size).double(), x0=None, tol=1e-8)
         assert torch.isfinite(solution.x).all()
@@ -98,13 +102,14 @@ def test_every_solver_of_the_contract_can_be_built() -> None:
 def test_methods_get_their_settings() -> None:
     solver, step = {"kind": "cg", "max_iterations": 7}, {"kind": "lbfgs", "memory": 3}
     job, _, problem = made(method={"kind": "implicit", "solver": solver, "step": step}, budget={"tolerance": 1e-3})
-    assert build_method(job, problem) == Implicit(solver=CG(max_steps=7), outer=QuasiNewton(memory=3), tolerance=1e-3)
+    expected = Implicit(solver=CG(max_steps=7), outer=QuasiNewton(memory=3), tolerance=1e-3)
+    assert build_method(job, size=problem.layout.size) == expected
     job, _, problem = made(method={"kind": "implicit", "step": {"kind": "adam", "learning_rate": 0.3}})
-    method = build_method(job, problem)
+    method = build_method(job, size=problem.layout.size)
     assert isinstance(method, Implicit)
     assert method.outer == Adam(rate=0.3)
     job, _, problem = made(method={"kind": "hoag", "schedule": "cubic", "initial_tolerance": 1e-2})
-    method = build_method(job, problem)
+    method = build_method(job, size=problem.layout.size)
     assert isinstance(method, HOAG)
     assert (method.schedule, method.first_tolerance, method.tolerance) == (Schedule.CUBIC, 1e-2, 1e-5)
 
@@ -120,7 +125,7 @@ def test_the_precision_is_that_of_all_numbers(precision: str, dtype: torch.dtype
 
 def test_logistic_regression_is_that_of_scikit_learn() -> None:
     job, data, problem = made("breast_cancer")
-    model = finish(problem, at(problem, 0.02), job)
+    model = finish(problem, at(problem, 0.02), build_terms(job, job.model), seed=job.seed)
     train = data.parts.train
     peer = LogisticRegression(C=1 / (0.02 * train.size), tol=1e-12, max_iter=10_000).fit(data.x[train], data.y[train])
     # both stop at a gradient of about 1e-10
@@ -135,7 +140,7 @@ def test_logistic_regression_is_that_of_scikit_learn() -> None:
 def test_softmax_regression_on_folds_is_refitted_with_the_prior_that_was_learned() -> None:
     job, data, problem = made("wine", data={"split": {"kind": "kfold", "folds": 4}})
     strength = 0.05
-    model = finish(problem, at(problem, strength), job)
+    model = finish(problem, at(problem, strength), build_terms(job, job.model), seed=job.seed)
     rows = data.parts.train
     assert data.parts.fold is not None
     per_fold = np.mean([(data.parts.fold != fold).sum() for fold in range(4)])
@@ -151,20 +156,22 @@ def test_softmax_regression_on_folds_is_refitted_with_the_prior_that_was_learned
 def test_fixed_strengths_stay_as_they_are_in_the_refit() -> None:
     regularizers = [{"kind": "l2"}, {"kind": "l2", "strength": {"fixed": 0.3}}]
     job, data, problem = made("diabetes", data={"split": {"kind": "kfold", "folds": 2}}, regularizers=regularizers)
-    model = finish(problem, at(problem, 0.2), job)
+    model = finish(problem, at(problem, 0.2), build_terms(job, job.model), seed=job.seed)
     rows = data.parts.train
     total = 0.2 * model.strength_factor + 0.3
     peer = Ridge(alpha=total * rows.size).fit(data.x[rows], data.y[rows])
     np.testing.assert_allclose(model.weights["weight"][0], peer.coef_, rtol=1e-6)
-    assert [term.fixed for term in build_terms(job)] == [False, True]
+    assert [term.fixed for term in build_terms(job, job.model)] == [False, True]
 
 
 def test_a_float32_run_ends_with_a_model_in_float64() -> None:
     single, _, problem = made("wine", resources={"precision": "float32"})
     double, _, exact = made("wine")
     answer = Answer(torch.log(torch.tensor([0.05])), problem.initial_weights(0))
-    reference = finish(exact, at(exact, float(answer.raw.double().exp())), double)
-    model = finish(problem, answer, single)
+    reference = finish(
+        exact, at(exact, float(answer.raw.double().exp())), build_terms(double, double.model), seed=double.seed
+    )
+    model = finish(problem, answer, build_terms(single, single.model), seed=single.seed)
     assert model.weights["weight"].dtype is torch.float64
     # the data was rounded to 7 digits
     np.testing.assert_allclose(model.weights["weight"], reference.weights["weight"], atol=1e-5)
@@ -197,12 +204,12 @@ def test_sparse_data_is_learned_from_as_dense_data_is(tmp_path: Path, split: str
             nonzeros=seen.nonzeros,
         )
         assert admit(job, record).is_admitted
-        problem = build_problem(job, load(job.data, record, path, loss=job.loss, seed=0), device="cpu")
+        problem = build_linear(job, job.model, load(job.data, record, path, loss=job.loss, seed=0), device="cpu")
         assert problem.train.design.is_sparse == (kind == "svmlight")
-        method = build_method(job, problem)
+        method = build_method(job, size=problem.layout.size)
         *_, (state, _) = run(method, problem, method.init(problem, seed=0), max_steps=60)
         answer = method.answer(problem, state)
-        model = finish(problem, at(problem, 0.1), job)
+        model = finish(problem, at(problem, 0.1), build_terms(job, job.model), seed=job.seed)
         found.append((problem.evaluate(answer.weights, Part.VALID)["loss"], model.weights["weight"]))
         assert examine(problem, answer, job).verdict is not Verdict.NOT_CHECKED
     (dense_loss, dense_weights), (sparse_loss, sparse_weights) = found

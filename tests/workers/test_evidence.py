@@ -9,7 +9,8 @@ import torch
 
 from service.builtin import BUILTIN_DATASETS
 from service.spec.job import JobSpec
-from workers.build import build_method, build_problem
+from workers.build.linear import build_linear
+from workers.build.methods import build_method
 from workers.data.load import load
 from workers.evidence import Evidence, examine
 from workers.learn.method import Answer, run
@@ -24,8 +25,8 @@ def solved(dataset: str = "wine", **spec: object) -> tuple[JobSpec, LinearProble
     data = {"dataset": f"builtin:{dataset}", **dict(spec.pop("data", {}))}  # type: ignore[call-overload]
     job = JobSpec.model_validate({"data": data, "loss": loss, **spec})
     loaded = load(job.data, BUILTIN_DATASETS[job.data.dataset], None, loss=job.loss, seed=job.seed)
-    problem = build_problem(job, loaded, device="cpu")
-    method = build_method(job, problem)
+    problem = build_linear(job, job.model, loaded, device="cpu")
+    method = build_method(job, size=problem.layout.size)
     *_, (state, _) = run(method, problem, method.init(problem, seed=job.seed), max_steps=job.budget.outer_steps)
     return job, problem, method.answer(problem, state)
 

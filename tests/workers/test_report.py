@@ -16,7 +16,7 @@ from sklearn.datasets import load_breast_cancer, load_wine
 from service.builtin import BUILTIN_DATASETS
 from service.records import FileRecord
 from service.spec.job import JobSpec
-from workers.build import build_problem
+from workers.build.linear import build_linear, build_terms
 from workers.data.load import LoadedData, load
 from workers.evidence import Evidence, Verdict
 from workers.finish import FinishedModel, finish
@@ -57,9 +57,9 @@ def finished(
         }
     )
     loaded = load(spec.data, BUILTIN_DATASETS[spec.data.dataset], None, loss=spec.loss, seed=spec.seed)
-    problem = build_problem(spec, loaded, device="cpu")
+    problem = build_linear(spec, spec.model, loaded, device="cpu")
     raw = problem.space.initial(torch.float64, torch.device("cpu"))
-    model = finish(problem, Answer(raw, problem.initial_weights(0)), spec)
+    model = finish(problem, Answer(raw, problem.initial_weights(0)), build_terms(spec, spec.model), seed=spec.seed)
     return spec, loaded, model, natural_values(problem.space, raw)
 
 

@@ -1,0 +1,66 @@
+"""Methods from a specification: one exhaustive match."""
+
+from typing import TypeVar, assert_never, cast
+
+from service.spec import methods as specs
+from service.spec.job import JobSpec
+from service.spec.methods import AdamStep, OuterStepSpec, QuasiNewtonStep
+from workers.build.solvers import build_solver
+from workers.learn.method import AbstractMethod, State
+from workers.learn.methods.hoag import HOAG, Schedule
+from workers.learn.methods.implicit import Implicit
+from workers.learn.outer.adam import Adam
+from workers.learn.outer.quasi_newton import QuasiNewton
+from workers.learn.problem import AbstractBilevelProblem
+from workers.study import AnyMethod
+
+S = TypeVar("S", bound=State)
+
+
+def build_method(spec: JobSpec, *, size: int) -> AnyMethod:
+    """Return the method of a job whose model is solved to a tolerance; `size` is the number of its weights."""
+    method = spec.method
+    match method:
+        case specs.Implicit():
+            return _any(
+                Implicit(
+                    solver=build_solver(method.solver, size),
+                    outer=build_outer(method.step),
+                    tolerance=spec.budget.tolerance,
+                )
+            )
+        case specs.HOAG():
+            return _any(
+                HOAG(
+                    solver=build_solver(method.solver, size),
+                    schedule=Schedule(method.schedule.value),
+                    first_tolerance=method.initial_tolerance,
+                    tolerance=spec.budget.tolerance,
+                )
+            )
+        case specs.MAID():
+            raise NotImplementedError
+        case specs.Grid():
+            raise NotImplementedError
+        case specs.RandomSearch():
+            raise NotImplementedError
+        case specs.TPE():
+            raise NotImplementedError
+        case _:
+            assert_never(method)
+
+
+def build_outer(step: OuterStepSpec) -> QuasiNewton | Adam:
+    """Return the step of the strengths."""
+    match step:
+        case QuasiNewtonStep():
+            return QuasiNewton(memory=step.memory)
+        case AdamStep():
+            return Adam(rate=step.learning_rate)
+        case _:
+            assert_never(step)
+
+
+def _any(method: AbstractMethod[AbstractBilevelProblem, S]) -> AnyMethod:
+    # A method takes one kind of state; whoever iterates hands back what it was handed.
+    return cast("AnyMethod", method)
