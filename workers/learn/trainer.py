@@ -61,9 +61,10 @@ class ConvexTrainer(AbstractTrainer[AbstractBilevelProblem]):
     """Solve the inner problem until its residual changes the outer loss by no more than `accuracy` of it.
 
     A residual r changes the outer loss by ⟨H⁻¹ ∂_w outer, r⟩ to first order, hence by at most
-    ‖r‖ ‖∂_w outer‖ / μ. In the oracle's metric H is near the identity and μ counts as one. Elsewhere μ is the proven
-    constant; where it is not known, or hopelessly small, the residual falls to `accuracy` times its norm at the
-    initial weights.
+    ‖r‖ ‖∂_w outer‖ / μ. In the oracle's metric H is near the identity and μ counts as one; where training took more
+    than a metric costs, the curvature is taken anew before that is believed. Elsewhere μ is the proven constant,
+    and where it is not known, or hopelessly small, the residual falls to `accuracy` times its norm at the initial
+    weights.
     """
 
     accuracy: float = 1e-6
@@ -72,45 +73,41 @@ class ConvexTrainer(AbstractTrainer[AbstractBilevelProblem]):
 
     def train(self, problem: AbstractBilevelProblem, raw: Tensor, *, w0: Tensor | None, seed: int) -> Trained:
         """See `AbstractTrainer.train`."""
-        oracle = problem.oracle()
-        start = problem.initial_weights(seed) if w0 is None else w0
-        # The bound on the curvature holds at every strength: its one Gram matrix serves all trials.
-        metric = oracle.metric(raw, None) if self.precondition else None
-        cost = metric.cost if metric is not None and w0 is None else Cost()
+        oracle, initial = problem.oracle(), problem.initial_weights(seed)
+        w = initial if w0 is None else w0
+        metric = oracle.metric(raw, w) if self.precondition else None
         if metric is None:
-            seen, w = oracle, start
-            convexity, least, spent = self._scale(oracle, raw, problem.initial_weights(seed))
-            cost += spent
+            convexity, least = _convexity(oracle, raw), self.accuracy * _norm(oracle.inner(initial, raw).gradient)
+            cost = Cost(gradients=1)
         else:
-            seen, w = WhitenedOracle(oracle, metric), metric.inverse(start)
-            convexity, least = 1.0, 0.0
-        outer = seen.outer(w, raw)
-        cost += Cost(gradients=1)
-        size, iterations = abs(float(outer.value)), 0
+            convexity, least, cost = 1.0, 0.0, metric.cost
+        iterations, nothing = 0, 0.0
         for _ in range(_MOST_REFINEMENTS):
-            pull = float(torch.linalg.vector_norm(outer.gradient))
-            solution = self.inner.solve(
-                seen, raw, w, tol=max(self.accuracy * size * convexity / max(pull, 1e-300), least)
-            )
+            seen: AbstractOracle = oracle if metric is None else WhitenedOracle(oracle, metric)
+            u = w if metric is None else metric.inverse(w)
+            outer = seen.outer(u, raw)
+            size = max(abs(float(outer.value)), nothing)
+            tol = max(self.accuracy * size * convexity / max(_norm(outer.gradient), 1e-300), least)
+            solution = self.inner.solve(seen, raw, u, tol=tol)
             iterations += solution.iterations
-            # Nothing was left to be done: the tolerance is the one that belongs to these weights.
-            settled = solution.w is w
-            if not settled:
-                w, outer = solution.w, seen.outer(solution.w, raw)
-            cost += solution.cost + Cost(gradients=0 if settled else 1)
-            size = max(abs(float(outer.value)), _NOTHING * abs(solution.value))
-            if settled or not solution.converged:
+            cost += solution.cost + Cost(gradients=1)
+            if solution.iterations == 0:
+                break  # the tolerance was that of these very weights
+            w = solution.w if metric is None else metric.forward(solution.w)
+            nothing = _NOTHING * abs(solution.value)
+            if not solution.converged:
                 break
-        return Trained(
-            weights=w if metric is None else metric.forward(w),
-            value=float(outer.value),
-            iterations=iterations,
-            residual=solution.gradient_norm,
-            cost=cost,
-        )
+            if metric is not None and solution.cost.gradient_equivalents > metric.cost.gradient_equivalents:
+                metric = oracle.metric(raw, w)
+                cost += Cost() if metric is None else metric.cost
+        value = float(oracle.outer(w, raw).value)
+        return Trained(w, value, iterations, solution.gradient_norm, cost + Cost(gradients=1))
 
-    def _scale(self, oracle: AbstractOracle, raw: Tensor, initial: Tensor) -> tuple[float, float, Cost]:
-        """Return μ, zero if unknown, the tolerance that is good enough whatever μ is, and what knowing it cost."""
-        constants = oracle.constants(raw)
-        norm = float(torch.linalg.vector_norm(oracle.inner(initial, raw).gradient))
-        return (0.0 if constants is None else constants.strong_convexity), self.accuracy * norm, Cost(gradients=1)
+
+def _convexity(oracle: AbstractOracle, raw: Tensor) -> float:
+    constants = oracle.constants(raw)
+    return 0.0 if constants is None else constants.strong_convexity
+
+
+def _norm(vector: Tensor) -> float:
+    return float(torch.linalg.vector_norm(vector))
