@@ -2,18 +2,23 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from pydantic import TypeAdapter
 from sqlalchemy import RowMapping, delete, select
 
 from service.errors import DatasetInUse, NotFound
-from service.records import ColumnRecord, DatasetRecord
+from service.records import ColumnRecord, DatasetRecord, FailureCode, JobStatus
 from service.store.clock import database_now
 from service.store.database import Database
 from service.store.listing import older
 from service.store.outbox import forget_files, keep_files
 from service.store.states import is_final
+from service.store.transitions import Ending, Move, move
 from service.tables import datasets, jobs
+
+_FAIL: Final = Move(JobStatus.QUEUED, JobStatus.FAILED)
+_DELETED: Final = Ending(FailureCode.BAD_DATA, "the dataset was deleted while the job waited", retryable=False)
 
 _COLUMNS: TypeAdapter[tuple[ColumnRecord, ...]] = TypeAdapter(tuple[ColumnRecord, ...])
 
@@ -104,7 +109,8 @@ class Datasets:
 
         Args:
             dataset_id: which.
-            force: even if a job that has not ended needs it; that job will fail.
+            force: even if a job that has not ended needs it. One that waits in the queue fails at once; another
+                when it next wants to read its data.
 
         Returns:
             The key of its file, to be removed now; the outbox has it too.
@@ -120,6 +126,7 @@ class Datasets:
                 raise NotFound("there is no such dataset")
             if not force and connection.scalar(alive.limit(1)) is not None:
                 raise DatasetInUse
+            move(connection, [_FAIL], jobs.c.dataset == dataset_id, failure=_DELETED)
             forget_files(connection, [key])
             return str(key)
 

@@ -7,11 +7,25 @@ from sqlalchemy import update
 
 from service.records import Checkpoint, Claim, FailureCode, JobRecord, JobStatus
 from service.spec.job import JobSpec
-from service.store import NewPoint, Store
+from service.store import NewDataset, NewPoint, Store
 from service.store.clock import database_now
 from service.tables import jobs
 
 LEASE: Final = 60.0
+
+DATASET: Final = NewDataset(
+    id="ds_1",
+    name="numbers",
+    format="csv",
+    rows=1,
+    columns=(),
+    is_sparse=False,
+    nonzeros=None,
+    sha256="a" * 64,
+    size_bytes=1,
+    key="datasets/ds_1",
+)
+"""A small dataset."""
 
 
 def spec(

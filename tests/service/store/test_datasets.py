@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 
 from service.errors import DatasetInUse, NotFound
-from service.records import ColumnRecord, ColumnType, DatasetRecord
+from service.records import ColumnRecord, ColumnType, DatasetRecord, Failure, FailureCode, JobStatus
 from service.store import NewDataset, OutboxKind, Store
-from tests.service.store.samples import spec
+from tests.service.store.samples import claimed, spec
 
 _NEW = NewDataset(
     id="ds_1",
@@ -68,6 +68,24 @@ def test_a_dataset_that_a_job_needs_is_not_deleted_unless_one_insists(store: Sto
     for call in (store.datasets.get, lambda name: store.datasets.delete(name, force=True)):
         with pytest.raises(NotFound):
             call("ds_1")
+
+
+def test_jobs_that_wait_for_a_deleted_dataset_fail_at_once_and_no_others(store: Store) -> None:
+    store.datasets.create(_NEW)
+    running = claimed(store, dataset="ds_1").lease.job_id
+    waiting, paused = (store.jobs.create(spec(dataset="ds_1")).id for _ in range(2))
+    store.jobs.request_pause(paused)
+    other = store.jobs.create(spec()).id
+    store.datasets.delete("ds_1", force=True)
+    failed = store.jobs.get(waiting)
+    assert failed.status is JobStatus.FAILED
+    assert failed.ended_at is not None
+    assert failed.failure == Failure(
+        FailureCode.BAD_DATA, "the dataset was deleted while the job waited", attempt=0, retryable=False
+    )
+    assert store.jobs.events(waiting, after=0, limit=9)[-1].body["status"] == "failed"
+    for job_id, status in ((running, JobStatus.RUNNING), (paused, JobStatus.PAUSED), (other, JobStatus.QUEUED)):
+        assert store.jobs.get(job_id).status is status
 
 
 def test_a_file_that_is_needed_again_is_not_removed(store: Store) -> None:

@@ -21,15 +21,11 @@ from service.errors import LeaseLost, StateConflict
 from service.records import FINAL, HELD, TRANSITIONS, AttemptOutcome, FailureCode, JobStatus, Lease
 from service.store import Database, Store
 from tests.conftest import empty
-from tests.service.store.samples import LEASE, checkpoint, let_lease_run_out, points, spec
+from tests.service.store.samples import DATASET, LEASE, checkpoint, let_lease_run_out, points, spec
 
 _RETRIES = {(JobStatus.FAILED, JobStatus.QUEUED), (JobStatus.CANCELLED, JobStatus.QUEUED)}
 
-# Nothing fails a job in the queue yet: the table leaves room for a job that no worker can ever run.
-_EVERY_CHANGE = {(before, after) for before, targets in TRANSITIONS.items() for after in targets} - {
-    (JobStatus.QUEUED, JobStatus.FAILED)
-}
-
+_EVERY_CHANGE = {(before, after) for before, targets in TRANSITIONS.items() for after in targets}
 
 _JOB = st.integers(0, 1)
 # An older lease now and then: mostly the worker that holds the job writes.
@@ -55,10 +51,25 @@ class Machine(RuleBasedStateMachine):
             self.check_history(job_id)
         empty(self.database)
 
+    @rule()
+    def withdraw(self) -> None:
+        """Delete the dataset: jobs that wait fail, all others are as they were."""
+        before = {job_id: self.store.jobs.get(job_id) for job_id in self.known}
+        self.store.datasets.create(DATASET)
+        self.store.datasets.delete(DATASET.id, force=True)
+        for job_id, job in before.items():
+            after = self.store.jobs.get(job_id)
+            if job.status is not JobStatus.QUEUED:
+                assert after == job
+                continue
+            assert after.status is JobStatus.FAILED
+            assert after.failure is not None
+            assert after.failure.code is FailureCode.BAD_DATA
+
     @initialize(max_attempts=st.tuples(st.integers(1, 3), st.integers(1, 3)))
     def create(self, max_attempts: tuple[int, int]) -> None:
         for most in max_attempts:
-            self.known.append(self.store.jobs.create(spec(max_attempts=most)).id)
+            self.known.append(self.store.jobs.create(spec(max_attempts=most, dataset=DATASET.id)).id)
             self.leases[self.known[-1]] = []
 
     @rule(job=_JOB, verb=st.sampled_from(["request_cancel", "request_pause", "request_resume", "retry"]))
@@ -215,19 +226,22 @@ def _walk(machine: type[Machine], *, walks: int, steps: int, seed: int) -> None:
     """Take steps by fair dice, which come to rare changes sooner than hypothesis, which looks for small examples."""
     dice = random.Random(seed)
     verbs = ["request_cancel", "request_pause", "request_pause", "request_resume", "retry", "retry"]
+    doings = ["steer", "steer", "steer", "write", "write", "write", "silence", "claim", "record", "withdraw"]
     writes = ["save", "drained", "paused", "succeed", "succeed", "fail", "fail", "lose"]
     for _ in range(walks):
         walker = machine()
         walker.create(max_attempts=(dice.randint(1, 3), dice.randint(1, 3)))
         for _ in range(steps):
             job, age = dice.randrange(2), dice.choice([0, 0, 0, 0, 1])
-            match dice.choice(["steer", "steer", "write", "write", "silence", "claim", "record"]):
+            match dice.choice(doings):
                 case "steer":
                     walker.steer(job=job, verb=dice.choice(verbs))
                 case "write":
                     walker.write(job=job, age=age, how=dice.choice(writes))
                 case "silence":
                     walker.fall_silent(job=job)
+                case "withdraw":
+                    walker.withdraw()
                 case "claim":
                     walker.claim(device=dice.choice(["cpu", "cuda:0"]))
                 case _:
@@ -243,7 +257,7 @@ def test_no_order_of_verbs_and_writes_breaks_a_job(machine: type[Machine]) -> No
 
 def test_every_legal_change_and_no_other_comes_about(machine: type[Machine]) -> None:
     # Found by trying: so few steps come to all changes with this seed, which proves that none is out of reach.
-    _walk(machine, walks=36, steps=24, seed=7)
+    _walk(machine, walks=36, steps=24, seed=9)
     assert machine.seen == _EVERY_CHANGE
 
 
