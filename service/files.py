@@ -6,7 +6,7 @@ import re
 import secrets
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, final
 from urllib.parse import unquote, urlsplit
@@ -61,7 +61,7 @@ class _AbstractBackend(ABC):
     def put(self, key: str, source: Source, *, expected: str | None) -> tuple[str, int]: ...
 
     @abstractmethod
-    def open_range(self, key: str, start: int, end: int) -> Iterator[bytes]: ...
+    def open_range(self, key: str, start: int, end: int) -> Generator[bytes]: ...
 
     @abstractmethod
     def size(self, key: str) -> int: ...
@@ -116,8 +116,10 @@ class FileStore:
         match = _DATASET.fullmatch(checked_key(key))
         return self._backend.put(key, source, expected=match["sha256"] if match else None)
 
-    def open_range(self, key: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+    def open_range(self, key: str, start: int = 0, end: int | None = None) -> Generator[bytes]:
         """Return the bytes from `start` up to, not with, `end`, in pieces; absence is noticed here, not later.
+
+        Whoever does not read to the end closes what is returned.
 
         Raises:
             FileMissing: nothing is stored under `key`.
@@ -127,8 +129,6 @@ class FileStore:
         end = size if end is None else end
         if not 0 <= start <= end <= size:
             raise ValueError(f"bytes {start} to {end} do not lie within a file of {size}")
-        if start == end:
-            return iter(())
         try:
             return self._backend.open_range(key, start, end)
         except FileNotFoundError:
@@ -207,8 +207,17 @@ class _Folder(_AbstractBackend):
         _sync(path.parent)  # without it a power cut may forget the rename
         return sha256, size_bytes
 
-    def open_range(self, key: str, start: int, end: int) -> Iterator[bytes]:
-        return _pieces(self._path(key).open("rb"), start, end)
+    def open_range(self, key: str, start: int, end: int) -> Generator[bytes]:
+        stream = self._path(key).open("rb")
+
+        def pieces() -> Generator[bytes]:
+            with stream:
+                yield b""
+                yield from _pieces(stream, start, end)
+
+        opened = pieces()
+        next(opened)  # closing a generator that was never begun would leave the file open
+        return opened
 
     def size(self, key: str) -> int:
         return self._path(key).stat().st_size
@@ -277,12 +286,15 @@ class _ObjectStore(_AbstractBackend):
             obstore.put(self._store, key, source)
         return sha256, size_bytes
 
-    def open_range(self, key: str, start: int, end: int) -> Iterator[bytes]:
+    def open_range(self, key: str, start: int, end: int) -> Generator[bytes]:
         with _reachable():
-            answer = obstore.get(self._store, key, options={"range": (start, end)})
+            # It knows no empty ranges.
+            answer = obstore.get(self._store, key, options={"range": (start, end)}) if start < end else None
         return self._stream(answer)
 
-    def _stream(self, answer: "obstore.GetResult") -> Iterator[bytes]:
+    def _stream(self, answer: "obstore.GetResult | None") -> Generator[bytes]:
+        if answer is None:
+            return
         with _reachable():
             for piece in answer.stream(min_chunk_size=_CHUNK):
                 yield bytes(piece)

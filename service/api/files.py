@@ -2,10 +2,11 @@
 
 import base64
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Generator
+from contextlib import ExitStack
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Header, Path
+from fastapi import APIRouter, Depends, Header, Path
 from starlette.responses import Response, StreamingResponse
 
 from service.api.answers import answer
@@ -23,6 +24,15 @@ router: Final = APIRouter(prefix="/v1/jobs/{job_id}/files", tags=["files"])
 
 _RANGE: Final = re.compile(r"bytes\s*=\s*(?P<first>\d{0,18})\s*-\s*(?P<last>\d{0,18})\s*", re.ASCII)
 _BINARY: Final = "application/octet-stream"
+
+
+async def _until_answered() -> AsyncIterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+UntilAnswered = Annotated[ExitStack, Depends(_until_answered)]
+"""What is entered here is left when the answer was sent, or nobody waits for the rest of it."""
 
 
 @router.get("", summary="List a job's files", responses={200: returns(FileList), **problems(404)})
@@ -55,6 +65,7 @@ def list_files(services: Injected, _: Reader, job_id: JobId) -> Response:
 def get_file(
     services: Injected,
     _: Reader,
+    opened: UntilAnswered,
     job_id: JobId,
     name: Annotated[str, Path(description="The file's name.", examples=["weights.safetensors"])],
     *,
@@ -79,7 +90,9 @@ def get_file(
     headers["Content-Length"] = str(end - start)
     if part is not None:
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{file.size_bytes}"
-    return StreamingResponse(_open(services, file, start, end), 206 if part else 200, headers, _BINARY)
+    pieces = _open(services, file, start, end)
+    opened.callback(pieces.close)
+    return StreamingResponse(pieces, 206 if part else 200, headers, _BINARY)
 
 
 def _file(services: Services, job_id: str, name: str) -> FileRecord:
@@ -90,7 +103,7 @@ def _file(services: Services, job_id: str, name: str) -> FileRecord:
     raise NotFound("the job has no such file: see the list of its files")
 
 
-def _open(services: Services, file: FileRecord, start: int, end: int) -> Iterator[bytes]:
+def _open(services: Services, file: FileRecord, start: int, end: int) -> Generator[bytes]:
     try:
         return services.files.open_range(file.key, start, end)
     except OSError as error:

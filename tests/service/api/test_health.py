@@ -99,7 +99,11 @@ def test_a_request_id_is_kept_when_it_is_harmless(client: TestClient, sent: str,
 
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
-    [("PUT", "/v1/jobs", "GET, POST"), ("POST", "/healthz", "GET"), ("POST", "/v1/jobs/job_1", "DELETE, GET, PATCH")],
+    [
+        ("PUT", "/v1/jobs", "GET, HEAD, POST"),
+        ("POST", "/healthz", "GET, HEAD"),
+        ("POST", "/v1/jobs/job_1", "DELETE, GET, HEAD, PATCH"),
+    ],
 )
 def test_a_path_names_the_methods_that_it_takes(client: TestClient, method: str, path: str, allowed: str):
     response = client.request(method, path)
