@@ -5,8 +5,11 @@ import torch
 
 from workers.learn.problems.denoising import DenoisingProblem
 from workers.learn.problems.denoising_data import Pairs, denoising_problem, noisy
+from workers.learn.regularizers.field_of_experts import FieldOfExperts
+from workers.learn.regularizers.filters import random_filters
 from workers.learn.regularizers.image import Quantity
 from workers.learn.regularizers.tv import TV
+from workers.learn.transforms import Identity
 
 
 def scene(n: int = 2, height: int = 9, width: int = 7, channels: int = 1, seed: int = 0) -> np.ndarray:
@@ -45,6 +48,45 @@ def tv_problem(
     """Return a total variation problem on random scenes."""
     truth = scene(n, height, width, channels, seed)
     regularizer = tv(strength=strength, smoothing=smoothing, fixed=fixed)
+    return denoising_problem(Pairs(noisy(truth, sigma, seed), truth), regularizer, dtype=dtype, device="cpu")
+
+
+def field_of_experts(
+    *, count: int = 3, size: int = 3, strength: float = 0.5, smoothing: float = 0.05, fixed: str = "", seed: int = 0
+) -> FieldOfExperts:
+    """Return a field of experts with unequal weights and smoothings; `fixed` names what is not learned."""
+    name = "field_of_experts"
+    spread = torch.linspace(0.5, 1.5, count, dtype=torch.float64)
+    return FieldOfExperts(
+        Quantity(name, strength, low=1e-6, high=1e3, fixed=fixed == "strength"),
+        Quantity(f"{name}.weights", 0.1 * spread, (count,), low=1e-6, high=1e3, fixed=fixed == "weights"),
+        Quantity(f"{name}.smoothing", smoothing * spread, (count,), low=1e-6, high=1e1, fixed=fixed == "smoothing"),
+        Quantity(
+            f"{name}.filters",
+            random_filters(count, size, seed=seed),
+            (count, size, size),
+            Identity(),
+            fixed=fixed == "filters",
+        ),
+    )
+
+
+def expert_problem(
+    n: int = 2,
+    height: int = 7,
+    width: int = 6,
+    channels: int = 1,
+    *,
+    count: int = 3,
+    size: int = 3,
+    fixed: str = "",
+    sigma: float = 0.1,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+) -> DenoisingProblem:
+    """Return a field of experts on random scenes."""
+    truth = scene(n, height, width, channels, seed)
+    regularizer = field_of_experts(count=count, size=size, fixed=fixed, seed=seed)
     return denoising_problem(Pairs(noisy(truth, sigma, seed), truth), regularizer, dtype=dtype, device="cpu")
 
 

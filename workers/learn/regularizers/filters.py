@@ -1,0 +1,126 @@
+"""Banks of small filters on images: responses with symmetric borders, their transpose, and bounds of their norms."""
+
+import math
+from dataclasses import dataclass
+from typing import Final, final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import conv2d, conv_transpose2d
+from torch.nn.grad import conv2d_weight
+
+from workers.learn.errors import LearnError
+
+_GRID: Final = 128
+"""Frequencies per direction at which a filter's gain is looked at: at least 8 to a period of its finest ripple."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class FilterBank:
+    """A_k x = f_k ∗ E x for k filters, with E the image continued by its mirror image beyond the border.
+
+    The mirror repeats the outermost pixels (half-sample symmetry, a Neumann condition), so that pixels at the border
+    are filtered as often as those inside; a response for every pixel. ∗ is a correlation, as in torch.
+    """
+
+    filters: Tensor
+    """[k, s, s]."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the responses, [m, k, h, w], of single-channel images [m, 1, h, w]; differentiable in everything.
+
+        Raises:
+            LearnError: the images are smaller than the filters' margin.
+        """
+        return conv2d(self._continued(x), self.filters[:, None])
+
+    def transposed(self, u: Tensor) -> Tensor:
+        """Return Σ_k A_kᵀ u_k, [m, 1, h, w], of u [m, k, h, w]."""
+        return self._folded(conv_transpose2d(u, self.filters[:, None]))
+
+    def transposed_each(self, u: Tensor) -> Tensor:
+        """Return A_kᵀ u_k for each k, [m, k, h, w]."""
+        return self._folded(conv_transpose2d(u, self.filters[:, None], groups=self.filters.shape[0]))
+
+    def weights_of(self, x: Tensor, u: Tensor) -> Tensor:
+        """Return the derivative of Σ_k ⟨A_k x, u_k⟩ in the filters, [k, s, s]; summed over images."""
+        found: Tensor = conv2d_weight(self._continued(x), self.filters[:, None].shape, u)  # type: ignore[no-untyped-call]
+        return found[:, 0]
+
+    def patch_energy(self, x: Tensor) -> Tensor:
+        """Return the sum of squares of the pixels that each response looks at, [m, 1, h, w]."""
+        ones = torch.ones_like(self.filters[:1, None])
+        return conv2d(self._continued(x).square(), ones)
+
+    def norms(self) -> Tensor:
+        """Return ‖f_k‖, [k]."""
+        return torch.linalg.vector_norm(self.filters, dim=(1, 2))
+
+    def copies(self, height: int, width: int) -> float:
+        """Return ‖E‖²: how often a pixel occurs at most in the continued image."""
+        before, after = self._margins
+        most = [1 + (after > 0) + (before > 0 and before + after > length) for length in (height, width)]
+        return float(most[0] * most[1])
+
+    def gain(self, scales: Tensor) -> float:
+        """Return an upper bound of max_ω Σ_k a_k |f̂_k(ω)|² for a [k] ≥ 0, hence of ‖Σ_k a_k A_kᵀ A_k‖ / ‖E‖².
+
+        The gain is a trigonometric polynomial of degree s − 1 in each frequency, hence at most its largest value on a
+        grid of M points over cos²(π (s − 1)/M). Responses are a part of those of the continued image on the whole
+        plane, whose energy is the integral of the gain times its spectrum.
+
+        Source: Ehlich & Zeller (1964), for the polynomial.
+        """
+        size = self.filters.shape[-1]
+        points = max(_GRID, 16 * size)
+        spectrum = torch.fft.rfft2(self.filters, s=(points, points)).abs().square()
+        largest = float(torch.einsum("k,kab->ab", scales, spectrum).max())
+        return largest / math.cos(math.pi * (size - 1) / points) ** 2
+
+    @property
+    def _margins(self) -> tuple[int, int]:
+        size = self.filters.shape[-1]
+        return (size - 1) // 2, size // 2
+
+    def _continued(self, x: Tensor) -> Tensor:
+        """Return E x, [m, 1, h + s − 1, w + s − 1]."""
+        before, after = self._margins
+        if max(before, after) > min(x.shape[-2:]):
+            size = self.filters.shape[-1]
+            raise LearnError(f"images of {x.shape[-2]} × {x.shape[-1]} are too small for filters of {size} × {size}")
+        for axis in (-2, -1):
+            length = x.shape[axis]
+            head = x.narrow(axis, 0, before).flip(axis)
+            tail = x.narrow(axis, length - after, after).flip(axis)
+            x = torch.cat([head, x, tail], axis)
+        return x
+
+    def _folded(self, z: Tensor) -> Tensor:
+        """Return Eᵀ z: the margins added to the pixels that they repeat."""
+        before, after = self._margins
+        for axis in (-1, -2):
+            length = z.shape[axis] - before - after
+            inside = z.narrow(axis, before, length).clone()
+            inside.narrow(axis, 0, before).add_(z.narrow(axis, 0, before).flip(axis))
+            inside.narrow(axis, length - after, after).add_(z.narrow(axis, before + length, after).flip(axis))
+            z = inside
+        return z
+
+
+def random_filters(count: int, size: int, *, seed: int) -> Tensor:
+    """Return `count` random filters of zero mean and norm 1, [count, size, size], float64.
+
+    As long as there are directions left they are orthogonal to each other: size² − 1 of them see every deviation of a
+    patch from its mean alike. Further ones start again from another draw.
+    """
+    dimension = size * size
+    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([0x66696C74, seed])))
+    rows: list[np.ndarray] = []
+    while len(rows) < count:
+        drawn = generator.standard_normal((dimension, dimension - 1))
+        basis, triangle = np.linalg.qr(drawn - drawn.mean(0))
+        # The signs are those of the draw, not of the factorisation.
+        rows += list((basis * np.sign(np.diag(triangle))).T)
+    return torch.as_tensor(np.stack(rows[:count]).reshape(count, size, size))
