@@ -170,6 +170,7 @@ def migrate() -> int:
 
 def _upgrade(chosen: Settings) -> None:
     # Here, not above: commands that only talk to a server start faster without SQLAlchemy and Alembic.
+    from service.store.backup import BackupFailed
     from service.store.database import Database
     from service.store.schema import SchemaTooNew, upgrade
 
@@ -180,8 +181,8 @@ def _upgrade(chosen: Settings) -> None:
             str(error), code=ExitCode.USAGE, hint="see HYPERDIAL_DATABASE_URL in docs/operate.md"
         ) from error
     try:
-        upgrade(database)
-    except SchemaTooNew as error:
+        upgrade(database, saved=lambda copy: out.print(f"the database as it was is in {copy}", soft_wrap=True))
+    except (SchemaTooNew, BackupFailed) as error:
         raise CommandError(str(error), code=ExitCode.JOB_FAILED) from error
     except StoreUnavailable as error:
         raise CommandError(

@@ -57,6 +57,8 @@ class Database:
             parsed, arguments = _postgresql_arguments(parsed, connect_seconds, statement_seconds)
         else:
             raise ValueError(f"the database is {backend}: sqlite and postgresql are supported")
+        self.path: Final = Path(parsed.database) if self.is_sqlite and parsed.database else None
+        """Of the file in which SQLite keeps it; None for PostgreSQL."""
         self.engine: Final = create_engine(
             parsed,
             connect_args=arguments,

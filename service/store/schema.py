@@ -1,6 +1,6 @@
 """The schema's versions: upgrade to the code's, and refuse a database that is ahead of it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -12,6 +12,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
 import migrations
+from service.store.backup import back_up
 from service.store.database import Database
 
 _LOCK: Final = 0x6879706572646961
@@ -56,15 +57,21 @@ def is_at_head(database: Database) -> bool:
     return current_revision(database) == head_revision()
 
 
-def upgrade(database: Database) -> str:
+def upgrade(database: Database, *, saved: Callable[[Path], None] = lambda _: None) -> str:
     """Bring the schema to the code's; no change when it is there.
 
-    Several processes may do this at once: the first does it, the others wait for it.
+    Several processes may do this at once: the first does it, the others wait for it. A SQLite database that holds
+    something is first copied beside itself, by the one who upgrades, while nobody else writes to it.
+
+    Args:
+        database: which.
+        saved: told where the copy is, if one was made.
 
     Returns:
         The revision that the database has now.
 
     Raises:
+        BackupFailed: it could not be copied; nothing was changed.
         SchemaTooNew: the database is ahead of the code; nothing was changed.
         StoreUnavailable: the database cannot be reached.
     """
@@ -75,6 +82,8 @@ def upgrade(database: Database) -> str:
             return head
         if found is not None and found not in {script.revision for script in _scripts().walk_revisions()}:
             raise SchemaTooNew(found, head)
+        if found is not None and database.path is not None:
+            saved(back_up(database.path, revision=found))
         config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")

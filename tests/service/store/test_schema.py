@@ -1,6 +1,9 @@
 import multiprocessing
+import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import psycopg
 import pytest
@@ -8,7 +11,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect, text
 
+import migrations
 from service.store import Database, Store, schema
+from service.store.backup import BackupFailed
 from service.tables import metadata
 from tests.conftest import Server
 from tests.service.store.samples import spec
@@ -140,3 +145,135 @@ def test_the_tables_can_be_taken_down_again(bare: Database) -> None:
         schema.command.downgrade(config, "base")
     assert schema.current_revision(bare) is None
     assert inspect(bare.engine).get_table_names() == ["alembic_version"]
+
+
+SECOND = """
+import sqlalchemy as sa
+from alembic import op
+
+revision = "{revision}"
+down_revision = "{before}"
+
+
+def upgrade() -> None:
+    op.add_column("api_keys", sa.Column("note{revision}", sa.Text()))
+
+
+def downgrade() -> None:
+    op.drop_column("api_keys", "note{revision}")
+"""
+
+
+@pytest.fixture
+def next_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
+    """Make the code one migration newer; gives its revision."""
+    folder = tmp_path / "migrations"
+    shutil.copytree(migrations.__path__[0], folder, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(schema, "migrations", SimpleNamespace(__path__=[str(folder)]))
+
+    def install() -> str:
+        before = schema.head_revision()
+        revision = f"{int(before) + 1:04}"
+        (folder / "versions" / f"{revision}_later.py").write_text(SECOND.format(revision=revision, before=before))
+        return revision
+
+    return install
+
+
+@pytest.fixture
+def used(tmp_path: Path) -> Iterator[Database]:
+    """A SQLite database that holds something, some of it only in its log."""
+    database = Database(f"sqlite:///{tmp_path / 'data' / 'hyperdial.sqlite'}")
+    schema.upgrade(database)
+    Store(database).jobs.create(spec(name="before"))
+    yield database
+    database.close()
+
+
+def copies(database: Database) -> list[str]:
+    assert database.path is not None
+    assert not [path for path in database.path.parent.iterdir() if path.name.startswith(".")]
+    return sorted(path.name for path in database.path.parent.glob("*.backup"))
+
+
+def test_a_used_database_is_copied_before_its_tables_change(used: Database, next_version: Callable[[], str]) -> None:
+    assert copies(used) == []  # there was nothing to lose in an empty one
+    first, saved = schema.head_revision(), list[Path]()
+    second = next_version()
+    assert schema.upgrade(used, saved=saved.append) == second
+    Store(used).jobs.create(spec(name="after"))
+    (copy,) = saved
+    assert copy.name == f"hyperdial.sqlite.{first}.backup"
+    restored = Database(f"sqlite:///{copy}")
+    assert schema.current_revision(restored) == first
+    assert [job.name for job in Store(restored).jobs.list(limit=9)] == ["before"]
+    with restored.read() as connection:
+        assert connection.scalar(text("PRAGMA integrity_check")) == "ok"
+    restored.close()
+    assert schema.upgrade(used, saved=saved.append) == second
+    assert len(saved) == 1  # nothing was to be done
+
+
+def test_the_last_two_copies_are_kept(used: Database, next_version: Callable[[], str]) -> None:
+    revisions = [schema.head_revision()]
+    for _ in range(3):
+        revisions.append(next_version())
+        schema.upgrade(used)
+    assert copies(used) == [f"hyperdial.sqlite.{revision}.backup" for revision in revisions[1:3]]
+
+
+def test_an_upgrade_that_is_tried_again_has_one_copy_of_what_was_there_last(
+    used: Database, next_version: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(config: object, revision: str) -> None:
+        raise RuntimeError("the power failed")
+
+    first, _ = schema.head_revision(), next_version()
+    with monkeypatch.context() as patch:
+        patch.setattr(schema.command, "upgrade", fail)
+        with pytest.raises(RuntimeError):
+            schema.upgrade(used)
+    Store(used).jobs.create(spec(name="meanwhile"))
+    saved = list[Path]()
+    schema.upgrade(used, saved=saved.append)
+    assert copies(used) == [f"hyperdial.sqlite.{first}.backup"]
+    restored = Database(f"sqlite:///{saved[0]}")
+    assert {job.name for job in Store(restored).jobs.list(limit=9)} == {"before", "meanwhile"}
+    restored.close()
+
+
+def test_without_a_copy_nothing_is_changed(used: Database, next_version: Callable[[], str]) -> None:
+    first, _ = schema.head_revision(), next_version()
+    assert used.path is not None
+    obstacle = used.path.with_name(f"hyperdial.sqlite.{first}.backup")
+    obstacle.mkdir()  # what is a folder is not replaced by a file
+    with pytest.raises(BackupFailed, match="was not upgraded"):
+        schema.upgrade(used)
+    assert schema.current_revision(used) == first
+    obstacle.rmdir()
+    schema.upgrade(used)
+
+
+def test_a_copy_is_whole_although_others_write_meanwhile(used: Database, next_version: Callable[[], str]) -> None:
+    store, ending = Store(used), threading.Event()
+    written: list[str] = []
+
+    def write() -> None:
+        while not ending.is_set():
+            written.append(store.jobs.create(spec(name=str(len(written)))).name)
+
+    threads = [threading.Thread(target=write) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    next_version()
+    saved = list[Path]()
+    schema.upgrade(used, saved=saved.append)
+    ending.set()
+    for thread in threads:
+        thread.join()
+    restored = Database(f"sqlite:///{saved[0]}")
+    with restored.read() as connection:
+        assert connection.scalar(text("PRAGMA integrity_check")) == "ok"
+        jobs = connection.scalar(text("SELECT count(*) FROM jobs"))
+        assert connection.scalar(text("SELECT count(*) FROM events")) == jobs  # transactions are there in full
+    restored.close()
