@@ -56,7 +56,8 @@ class FilterBank:
 
     def norms(self) -> Tensor:
         """Return ‖f_k‖, [k]."""
-        return torch.linalg.vector_norm(self.filters, dim=(1, 2))
+        found: Tensor = torch.linalg.vector_norm(self.filters, dim=(1, 2))
+        return found
 
     def copies(self, height: int, width: int) -> float:
         """Return ‖E‖²: how often a pixel occurs at most in the continued image."""
