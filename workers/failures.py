@@ -7,7 +7,7 @@ import torch
 
 from service.records import FailureCode
 from workers.data.errors import BadData
-from workers.learn.errors import LearnError
+from workers.learn.errors import AllDiverged, LearnError
 
 _CPU_ALLOCATION: Final = "DefaultCPUAllocator"
 """In the message of torch's error over host memory, which has no class of its own."""
@@ -40,7 +40,7 @@ def cause_of(error: Exception) -> Cause:
     match error:
         case BadData():
             return Cause(FailureCode.BAD_DATA, str(error), retryable=False)
-        case Diverged():
+        case Diverged() | AllDiverged():
             return Cause(FailureCode.DIVERGED, str(error), retryable=False)
         case Late():
             return Cause(FailureCode.DEADLINE_EXCEEDED, str(error), retryable=False)

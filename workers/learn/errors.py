@@ -16,3 +16,7 @@ class LearnError(Exception):
             return given
         doc = type(self).__doc__ or type(self).__name__
         return " ".join(doc.split("\n\n")[0].split())
+
+
+class AllDiverged(LearnError):
+    """No trial ended with finite losses."""

@@ -34,13 +34,18 @@ class TrajectoryPoint:
     train_loss: float
     valid_loss: float
     hypergradient_norm: float
-    """Norm of the derivative with respect to the raw values; the projected one where there is a box."""
+    """Norm of the derivative with respect to the raw values; the projected one where there is a box.
+
+    NaN from a method that does not differentiate.
+    """
     inner_iterations: int
     inner_residual: float
     """Norm of the inner gradient at the weights that were used."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     certificate: Mapping[str, float | bool | None] | None = None
     status: Status = Status.RUNNING
+    is_trial: bool = False
+    """Whether the point stands for itself: where its losses are not finite a trial failed, and the run goes on."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ class AbstractMethod(ABC, Generic[P, S]):
     def step(self, problem: P, state: S) -> tuple[S, TrajectoryPoint]:
         """Evaluate one point, decide where to go next, and say what was found.
 
-        The first step evaluates the initial hyperparameters.
+        The first step evaluates the initial hyperparameters, unless the method is a search, which has no start.
         """
 
     @abstractmethod
@@ -97,6 +102,7 @@ class AbstractMethod(ABC, Generic[P, S]):
 
         Raises:
             LearnError: no point was evaluated yet.
+            AllDiverged: there were points, and none with finite losses.
         """
 
 
@@ -107,7 +113,7 @@ def run(method: AbstractMethod[P, S], problem: P, state: S, *, max_steps: int) -
     """
     while state.step < max_steps:
         state, point = method.step(problem, state)
-        if not (math.isfinite(point.train_loss) and math.isfinite(point.valid_loss)):
+        if not point.is_trial and not (math.isfinite(point.train_loss) and math.isfinite(point.valid_loss)):
             point = replace(point, status=Status.DIVERGED)
         yield state, point
         if point.status is not Status.RUNNING:

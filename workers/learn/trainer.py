@@ -1,5 +1,6 @@
 """Training as one call: what a method needs that only compares trained models."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar, final
@@ -64,7 +65,7 @@ class ConvexTrainer(AbstractTrainer[AbstractBilevelProblem]):
     ‖r‖ ‖∂_w outer‖ / μ. In the oracle's metric H is near the identity and μ counts as one; where training took more
     than a metric costs, the curvature is taken anew before that is believed. Elsewhere μ is the proven constant,
     and where it is not known, or hopelessly small, the residual falls to `accuracy` times its norm at the initial
-    weights.
+    weights. Single precision may end training earlier.
     """
 
     accuracy: float = 1e-6
@@ -88,6 +89,9 @@ class ConvexTrainer(AbstractTrainer[AbstractBilevelProblem]):
             outer = seen.outer(u, raw)
             size = max(abs(float(outer.value)), nothing)
             tol = max(self.accuracy * size * convexity / max(_norm(outer.gradient), 1e-300), least)
+            if metric is not None:
+                # Half the square of a gradient is what the loss can still fall by: below this, rounding.
+                tol = max(tol, math.sqrt(torch.finfo(w.dtype).eps * size))
             solution = self.inner.solve(seen, raw, u, tol=tol)
             iterations += solution.iterations
             cost += solution.cost + Cost(gradients=1)
