@@ -52,30 +52,40 @@ class Constants:
 
 @dataclass(frozen=True)
 class Convexity:
-    """A proven lower bound of the inner Hessian around one `w`: ∂²_w inner ⪰ μ e^{−R r} at distance r from it."""
+    """A proven lower bound μ of the inner Hessian at one `w`, and what is left of it around there."""
 
     strong_convexity: float
-    """μ > 0 at `w` itself."""
-    decay: float
-    """R; zero where μ holds for all `w`."""
+    """μ > 0 at `w`."""
+    self_concordance: float
+    """R with e^{−R r} ∂²_w inner ⪯ ∂²_w inner ⪯ e^{R r} ∂²_w inner between points r apart; infinite if unknown."""
+    holds_everywhere: bool
+    """Whether μ holds for all `w`, and not only at distance zero."""
     cost: Cost = field(default_factory=Cost)
     """What computing it took."""
 
     def distance(self, gradient_norm: float) -> float:
         """Return an upper bound of the distance to the minimiser from a `w` where ‖∂_w inner‖ is `gradient_norm`.
 
-        ‖∂_w inner‖/μ, or −log(1 − R ‖∂_w inner‖/μ)/R where μ decays; infinite where that has no value.
+        ‖∂_w inner‖/μ, or −log(1 − R ‖∂_w inner‖/μ)/R where μ holds only at `w`; infinite where that has no value.
 
         Source: integrate the Hessian along the segment to the minimiser, as in Bach (2010), proposition 1.
         """
-        ratio = gradient_norm / self.strong_convexity
-        if self.decay == 0.0:
+        ratio, rate = gradient_norm / self.strong_convexity, self.self_concordance
+        if self.holds_everywhere:
             return ratio
-        return -math.log1p(-self.decay * ratio) / self.decay if self.decay * ratio < 1.0 else math.inf
+        return -math.log1p(-rate * ratio) / rate if rate * ratio < 1.0 else math.inf
+
+    def sufficient(self, distance: float) -> float:
+        """Return the norm of ∂_w inner that proves a distance to the minimiser: the inverse of `distance`."""
+        if self.holds_everywhere:
+            return distance * self.strong_convexity
+        return -math.expm1(-self.self_concordance * distance) * self.strong_convexity / self.self_concordance
 
     def within(self, distance: float) -> float:
         """Return the lower bound that holds up to a distance from `w`."""
-        return self.strong_convexity * math.exp(-self.decay * distance) if self.decay else self.strong_convexity
+        if self.holds_everywhere:
+            return self.strong_convexity
+        return self.strong_convexity * math.exp(-self.self_concordance * distance)
 
 
 class AbstractMetric(ABC):

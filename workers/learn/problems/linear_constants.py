@@ -79,7 +79,7 @@ class DataBounds:
         """
         known = self.constants(diagonal).strong_convexity
         if known > 0.0:
-            return Convexity(known, 0.0)
+            return Convexity(known, self._self_concordance, holds_everywhere=True)
         least, layout = self._least_of_weights(diagonal), self.layout
         if least <= 0.0:
             return None
@@ -99,7 +99,11 @@ class DataBounds:
         bounds = [_with_intercept(least, b, t) for b, t in zip(held.tolist(), tilt.tolist(), strict=True)]
         # A product with an intercept needs X from one side only.
         cost = Cost(hessian_vector_products=math.ceil(layout.intercepts / 2))
-        return Convexity(min(bounds), self.loss.self_concordance * self.longest, cost)
+        return Convexity(min(bounds), self._self_concordance, holds_everywhere=False, cost=cost)
+
+    @property
+    def _self_concordance(self) -> float:
+        return self.loss.self_concordance * self.longest
 
     def _least_of_weights(self, diagonal: Tensor) -> float:
         return float(diagonal[: self.layout.coefficients].min()) if self.layout.coefficients else math.inf
