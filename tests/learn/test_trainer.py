@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from tests.learn.cases import named_problem, small_problem
+from tests.learn.cases import CPU, named_problem, small_problem
+from tests.learn.denoising_cases import tv_problem
 from workers.learn.cost import Cost
+from workers.learn.inner.fista import FISTA
 from workers.learn.inner.lbfgs import LBFGS
 from workers.learn.inner.newton_cg import NewtonCG
 from workers.learn.problems.layout import Per
@@ -61,6 +63,25 @@ def test_without_a_metric_training_is_as_accurate_where_the_convexity_is_known()
         assert abs(trained.value - exact) <= 1e-7 * exact
 
 
+@pytest.mark.parametrize("smoothing", [1e-1, 1e-3])
+def test_denoising_is_as_accurate_as_it_was_allowed(smoothing):
+    problem = tv_problem(smoothing=smoothing)
+    raw = problem.space.initial(torch.float64, CPU)
+    exact = float(
+        problem.oracle().outer(FISTA().solve(problem.oracle(), raw, problem.initial_weights(0), tol=1e-12).w, raw).value
+    )
+    for accuracy in (1e-2, 1e-4, 1e-6):
+        trained = ConvexTrainer(accuracy=accuracy).train(problem, raw, w0=None, seed=0)
+        assert abs(trained.value - exact) <= accuracy * exact  # the constant is proven
+
+
+def test_single_precision_ends_where_it_sees_nothing_more():
+    # Rows that can be separated, and next to no penalty: the hardest case.
+    problem = small_problem("logistic", dtype=torch.float32)
+    trained = ConvexTrainer().train(problem, torch.tensor([-18.0]), w0=None, seed=0)
+    assert trained.cost.gradient_equivalents < 500
+
+
 def test_broken_numbers_are_told_and_do_not_raise():
     problem = small_problem("logistic")
     problem.train.design.matrix[0, 0] = math.nan
@@ -72,7 +93,7 @@ def test_the_cost_counts_every_call():
     problem = small_problem("softmax", Per.FEATURE, n=60)
     raw = at(*np.linspace(-4.0, 0.0, problem.space.size))
     counted = Counting(problem)
-    trained = ConvexTrainer(precondition=False, inner=LBFGS()).train(counted, raw, w0=None, seed=0)
+    trained = ConvexTrainer(precondition=False).train(counted, raw, w0=None, seed=0)
     assert trained.cost == Cost(inner_iterations=trained.iterations, gradients=counted.gradients)
 
 

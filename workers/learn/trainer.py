@@ -63,13 +63,13 @@ class ConvexTrainer(AbstractTrainer[AbstractBilevelProblem]):
 
     A residual r changes the outer loss by ⟨H⁻¹ ∂_w outer, r⟩ to first order, hence by at most
     ‖r‖ ‖∂_w outer‖ / μ. In the oracle's metric H is near the identity and μ counts as one; where training took more
-    than a metric costs, the curvature is taken anew before that is believed. Elsewhere μ is the proven constant,
-    and where it is not known, or hopelessly small, the residual falls to `accuracy` times its norm at the initial
-    weights. Single precision may end training earlier.
+    than a metric costs, the curvature is taken anew before that is believed. Elsewhere μ is the proven constant; where
+    that is not known, the residual falls to `accuracy` times its norm at the initial weights. Single precision may end
+    training earlier.
     """
 
     accuracy: float = 1e-6
-    inner: AbstractInnerSolver = field(default_factory=lambda: LBFGS(first_step=1.0, max_iterations=2000))
+    inner: AbstractInnerSolver = field(default_factory=lambda: LBFGS(first_step=1.0))
     precondition: bool = True
 
     def train(self, problem: AbstractBilevelProblem, raw: Tensor, *, w0: Tensor | None, seed: int) -> Trained:
@@ -77,11 +77,14 @@ class ConvexTrainer(AbstractTrainer[AbstractBilevelProblem]):
         oracle, initial = problem.oracle(), problem.initial_weights(seed)
         w = initial if w0 is None else w0
         metric = oracle.metric(raw, w) if self.precondition else None
-        if metric is None:
-            convexity, least = _convexity(oracle, raw), self.accuracy * _norm(oracle.inner(initial, raw).gradient)
-            cost = Cost(gradients=1)
+        constants = oracle.constants(raw) if metric is None else None
+        convexity, least, cost = 1.0, 0.0, Cost()
+        if metric is not None:
+            cost = metric.cost
+        elif constants is not None:
+            convexity = constants.strong_convexity
         else:
-            convexity, least, cost = 1.0, 0.0, metric.cost
+            convexity, least, cost = 0.0, self.accuracy * _norm(oracle.inner(initial, raw).gradient), Cost(gradients=1)
         iterations, nothing = 0, 0.0
         for _ in range(_MOST_REFINEMENTS):
             seen: AbstractOracle = oracle if metric is None else WhitenedOracle(oracle, metric)
@@ -89,9 +92,8 @@ class ConvexTrainer(AbstractTrainer[AbstractBilevelProblem]):
             outer = seen.outer(u, raw)
             size = max(abs(float(outer.value)), nothing)
             tol = max(self.accuracy * size * convexity / max(_norm(outer.gradient), 1e-300), least)
-            if metric is not None:
-                # Half the square of a gradient is what the loss can still fall by: below this, rounding.
-                tol = max(tol, math.sqrt(torch.finfo(w.dtype).eps * size))
+            # ‖gradient‖² / 2μ is what the loss can still fall by: below this, rounding.
+            tol = max(tol, math.sqrt(torch.finfo(w.dtype).eps * size * convexity))
             solution = self.inner.solve(seen, raw, u, tol=tol)
             iterations += solution.iterations
             cost += solution.cost + Cost(gradients=1)
@@ -106,11 +108,6 @@ class ConvexTrainer(AbstractTrainer[AbstractBilevelProblem]):
                 cost += Cost() if metric is None else metric.cost
         value = float(oracle.outer(w, raw).value)
         return Trained(w, value, iterations, solution.gradient_norm, cost + Cost(gradients=1))
-
-
-def _convexity(oracle: AbstractOracle, raw: Tensor) -> float:
-    constants = oracle.constants(raw)
-    return 0.0 if constants is None else constants.strong_convexity
 
 
 def _norm(vector: Tensor) -> float:
