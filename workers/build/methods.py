@@ -5,6 +5,7 @@ from typing import TypeVar, assert_never, cast
 from service.spec import methods as specs
 from service.spec.job import JobSpec
 from service.spec.methods import AdamStep, OuterStepSpec, QuasiNewtonStep
+from workers.build.searches import build_convex_trainer, build_search
 from workers.build.solvers import build_solver
 from workers.learn.method import AbstractMethod, State
 from workers.learn.methods.hoag import HOAG, Schedule
@@ -40,12 +41,8 @@ def build_method(spec: JobSpec, *, size: int) -> AnyMethod:
             )
         case specs.MAID():
             raise NotImplementedError
-        case specs.Grid():
-            raise NotImplementedError
-        case specs.RandomSearch():
-            raise NotImplementedError
-        case specs.TPE():
-            raise NotImplementedError
+        case specs.Grid() | specs.RandomSearch() | specs.TPE():
+            return build_search(method, build_convex_trainer(tolerance=spec.budget.tolerance))
         case _:
             assert_never(method)
 
