@@ -7,7 +7,7 @@ from service.dealing import Share
 from service.records import ColumnRecord, DatasetRecord
 from service.spec.data import DataSpec
 from service.spec.models import Denoiser
-from service.task import NUMERIC, Refusal, parts_of, unknown
+from service.task import NUMERIC, Refusal, differ_in_size, parts_of, unknown
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,9 @@ def read_image_task(data: DataSpec, dataset: DatasetRecord, model: Denoiser) -> 
     if noisy is not None and noisy.shape != clean.shape:
         detail = f"noisy images have shape {list(noisy.shape)}, clean ones {list(clean.shape)}: they must be the same"
         return [Refusal("/data/features/0", detail)]
+    if model.crop is None and differ_in_size(dataset):
+        detail = f"the images differ in size: say how much to take of their middle, at most {min(clean.shape[:2])}"
+        return [Refusal("/model/crop", detail)]
     if model.crop is not None and model.crop > min(clean.shape[:2]):
         return [Refusal("/model/crop", f"the images are {clean.shape[0]} × {clean.shape[1]}: crop at most the lesser")]
     rows, _ = parts_of(data, dataset, columns, None, refusals, stratifiable=False)

@@ -31,6 +31,7 @@ class DatasetFormat(StrEnum):
     PARQUET = "parquet"
     NPZ = "npz"
     SVMLIGHT = "svmlight"
+    ZIP_IMAGES = "zip-images"
 
 
 class UnusableFile(JobError):

@@ -61,6 +61,8 @@ def read_task(data: DataSpec, dataset: DatasetRecord, *, loss: Loss) -> Task | l
     """
     refusals: list[Refusal] = []
     columns = {column.name: column for column in dataset.columns}
+    if differ_in_size(dataset):
+        refusals.append(Refusal("/data/dataset", "the images differ in size: only a denoiser takes them, with a crop"))
     target = columns.get(data.target)
     if target is None:
         refusals.append(Refusal("/data/target", unknown([data.target], columns)))
@@ -86,6 +88,12 @@ def read_task(data: DataSpec, dataset: DatasetRecord, *, loss: Loss) -> Task | l
     labels = None if classes is None else _in_order(target.type, classes)
     folds = data.split.folds if isinstance(data.split, KFoldSplit) else None
     return Task(tuple(features), target, labels, is_stratified, rows, folds)
+
+
+def differ_in_size(dataset: DatasetRecord) -> bool:
+    """Whether the rows of a dataset are images that differ in size."""
+    # Only then has an archive columns for them; its `image` is as large as what all have in their middle.
+    return dataset.format == "zip-images" and any(column.name == "height" for column in dataset.columns)
 
 
 def _features(data: DataSpec, columns: Mapping[str, ColumnRecord], refusals: list[Refusal]) -> list[ColumnRecord]:

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from service.records import ColumnRecord, ColumnType
 from workers.data.columns import ColumnTally, within_budget
 from workers.data.errors import BadData
+from workers.data.images import FOLDER, HEIGHT, IMAGE, WIDTH, read_image_headers, read_images
 from workers.data.npz import read_headers, read_pieces
 from workers.data.svmlight import read_blocks
 from workers.data.tables import csv_batches, csv_names, is_number, open_parquet, parquet_batches
@@ -33,7 +34,7 @@ def describe(path: Path, kind: str, *, limit_bytes: int) -> Description:
 
     Args:
         path: the file.
-        kind: `csv`, `parquet`, `npz` or `svmlight`.
+        kind: `csv`, `parquet`, `npz`, `svmlight` or `zip-images`.
         limit_bytes: how large its content may be.
 
     Raises:
@@ -49,7 +50,9 @@ def describe(path: Path, kind: str, *, limit_bytes: int) -> Description:
         return _npz(path, limit_bytes=limit_bytes)
     if kind == "svmlight":
         return _svmlight(path)
-    raise BadData(f"Files of format {kind!r} are not taken: csv, parquet, npz and svmlight are.")
+    if kind == "zip-images":
+        return _images(path, limit_bytes=limit_bytes)
+    raise BadData(f"Files of format {kind!r} are not taken: csv, parquet, npz, svmlight and zip-images are.")
 
 
 def _csv(path: Path) -> Description:
@@ -123,3 +126,23 @@ def _svmlight(path: Path) -> Description:
     # Who has ever used index 0 counts from 0; libsvm itself counts from 1.
     features = ColumnRecord(FEATURES, ColumnType.NUMBER, (last + 1 - first,), missing, None)
     return Description(rows=target.rows, columns=[features, target.record()], is_sparse=True, nonzeros=nonzeros)
+
+
+def _images(path: Path, *, limit_bytes: int) -> Description:
+    archive = read_image_headers(path, limit_bytes=limit_bytes)
+    for _ in read_images(path, archive.headers, height=1, width=1):
+        pass  # each can be decoded
+    columns = [ColumnRecord(IMAGE, ColumnType.INTEGER, archive.row_shape, 0, None)]
+    if any(header.folder for header in archive.headers):
+        folders = ColumnTally(FOLDER)
+        folders.add_texts(pa.array([header.folder for header in archive.headers], pa.string()))
+        columns.append(folders.record())
+    if archive.is_mixed:
+        for name, lengths in (
+            (HEIGHT, [header.height for header in archive.headers]),
+            (WIDTH, [header.width for header in archive.headers]),
+        ):
+            tally = ColumnTally(name)
+            tally.add_numbers(np.asarray(lengths, dtype=np.float64))
+            columns.append(tally.record())
+    return Description(len(archive.headers), within_budget(columns), is_sparse=False, nonzeros=None)

@@ -10,6 +10,7 @@ from pydantic import JsonValue
 
 from workers.data.describe import FEATURES, TARGET
 from workers.data.errors import BadData
+from workers.data.images import FOLDER, IMAGE, read_image_headers
 from workers.data.npz import read_array, read_headers
 from workers.data.svmlight import read_blocks
 from workers.data.tables import csv_batches, csv_names, open_parquet, parquet_batches
@@ -24,7 +25,8 @@ def preview(path: Path, kind: str, *, rows: int, limit_bytes: int) -> dict[str, 
     """The first rows, `{"columns": [name, …], "rows": [[value, …], …], "columns_left_out": n}`.
 
     At most 50 columns are shown and long texts are cut. An array [n, d] takes d columns called `x[0]`, `x[1]`, …; of
-    a sparse row the nonzero features are one text. `kind` may also be `builtin`, with the dataset's id for a path.
+    a sparse row the nonzero features are one text, and so are the name and size of an image. `kind` may also be
+    `builtin`, with the dataset's id for a path.
 
     Raises:
         BadData: the file cannot be read.
@@ -43,6 +45,8 @@ def preview(path: Path, kind: str, *, rows: int, limit_bytes: int) -> dict[str, 
         names, lines = _arrays(path, rows=rows, limit_bytes=limit_bytes)
     elif kind == "svmlight":
         names, lines = _sparse_rows(path, rows=rows)
+    elif kind == "zip-images":
+        names, lines = _images(path, rows=rows, limit_bytes=limit_bytes)
     else:
         from workers.data.builtin import load_builtin  # scikit-learn takes a second to import
 
@@ -68,6 +72,14 @@ def _arrays(path: Path, *, rows: int, limit_bytes: int) -> tuple[list[str], Line
         names += [header.name] if len(header.shape) == 1 else [f"{header.name}[{i}]" for i in range(first.shape[1])]
         parts.append(first)
     return names, np.column_stack(parts).tolist()
+
+
+def _images(path: Path, *, rows: int, limit_bytes: int) -> tuple[list[str], Lines]:
+    first = read_image_headers(path, limit_bytes=limit_bytes).headers[:rows]
+    return [IMAGE, FOLDER], [
+        [f"{header.member.rpartition('/')[2]}, {header.height} × {header.width}", header.folder or None]
+        for header in first
+    ]
 
 
 def _sparse_rows(path: Path, *, rows: int) -> tuple[list[str], Lines]:

@@ -15,6 +15,7 @@ from service.task import Task
 from workers.data.builtin import load_builtin
 from workers.data.columns import Numbers, booleans, numbers
 from workers.data.errors import BadData
+from workers.data.images import FOLDER, IMAGE, read_image_headers, read_images
 from workers.data.npz import read_array, read_headers
 from workers.data.splits import PARTS
 from workers.data.svmlight import read_blocks
@@ -58,6 +59,8 @@ def read(dataset: DatasetRecord, path: Path | None, task: Task, *, part_column: 
         return _svmlight(dataset, path, task)
     if dataset.format == "npz":
         return _npz(dataset, path, task)
+    if dataset.format == "zip-images":
+        return _images(dataset, path, task, part_column=part_column)
     return _table(dataset, path, task, part_column=part_column)
 
 
@@ -150,6 +153,22 @@ def _npz(dataset: DatasetRecord, path: Path, task: Task) -> RawData:
     if not np.isfinite(x).all():
         raise BadData("The features have values that are missing or not finite.")
     return RawData(x, y, None)
+
+
+def _images(dataset: DatasetRecord, path: Path, task: Task, *, part_column: str | None) -> RawData:
+    archive = read_image_headers(path, limit_bytes=2**62)
+    if len(archive.headers) != dataset.rows or archive.is_mixed:
+        raise _mismatch()
+    if [column.name for column in task.features] != [IMAGE] or task.target.name != FOLDER or part_column == FOLDER:
+        raise BadData(f"Of an archive of images, {IMAGE!r} can be learned from and {FOLDER!r} be predicted.")
+    x = np.empty((dataset.rows, task.width))
+    height, width = archive.smallest
+    for row, pixels in zip(x, read_images(path, archive.headers, height=height, width=width), strict=True):
+        row[:] = pixels.reshape(-1)
+    folders = pa.array([header.folder for header in archive.headers], pa.string())
+    if task.labels is None:
+        raise _mismatch()
+    return RawData(x, _places(folders, task.labels, what="target"), None)
 
 
 def _svmlight(dataset: DatasetRecord, path: Path, task: Task) -> RawData:

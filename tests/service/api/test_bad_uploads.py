@@ -64,6 +64,8 @@ CASES = {
     "an svmlight index of 0 or less": ("svmlight", b"1 -1:0.5\n"),
     "svmlight without numbers": ("svmlight", b"one two:three\n"),
     "svmlight indices that fall": ("svmlight", b"1 3:1 2:1\n"),
+    "an archive of arrays for one of images": ("zip-images", npz(x=npy(np.zeros(3)))),
+    "images in no archive": ("zip-images", b"\x89PNG\r\n\x1a\n"),
 }
 
 
