@@ -55,5 +55,9 @@ class QueueUnavailable(JobError):
     """The queue cannot be reached."""
 
 
+class FileForgotten(JobError):
+    """The file took so long to be referred to that it was given up: store it anew."""
+
+
 class FileMissing(JobError):
     """The file store does not hold this file."""

@@ -21,13 +21,19 @@ Source = Path | bytes
 
 _CHUNK: Final = 1 << 20
 _NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
-_DATASET: Final = re.compile(r"datasets/(?P<folder>[0-9a-f]{2})/(?P<sha256>(?P=folder)[0-9a-f]{62})", re.ASCII)
+_DATASET: Final = re.compile(
+    r"datasets/(?P<folder>[0-9a-f]{2})/(?P<sha256>(?P=folder)[0-9a-f]{62})(?:-[0-9a-f]{16})?", re.ASCII
+)
 _JOB_FILE: Final = re.compile(rf"jobs/job_[0-9a-z]{{1,64}}/{_NAME}", re.ASCII)
 
 
-def dataset_key(sha256: str) -> str:
-    """The key of a dataset's bytes: their own hash, so that the same bytes are stored once."""
-    return checked_key(f"datasets/{sha256[:2]}/{sha256}")
+def new_dataset_key(sha256: str) -> str:
+    """A key for a dataset's bytes: their own hash, and something that no other key has.
+
+    A key is used once: whoever removes a file that nobody needs may be late without harm, for the same bytes that
+    come again lie elsewhere.
+    """
+    return checked_key(f"datasets/{sha256[:2]}/{sha256}-{secrets.token_hex(8)}")
 
 
 def job_key(job_id: str, name: str) -> str:
@@ -74,6 +80,9 @@ class _AbstractBackend(ABC):
 
     @abstractmethod
     def keys(self, prefix: str) -> Iterator[str]: ...
+
+    @abstractmethod
+    def tidy(self) -> None: ...
 
     @abstractmethod
     def ping(self) -> None: ...
@@ -172,6 +181,10 @@ class FileStore:
         """Every key that begins with `prefix`, in no order."""
         return self._backend.keys(prefix)
 
+    def tidy(self) -> None:
+        """Remove what processes that died have left half written, a day later; nothing that has a key."""
+        self._backend.tidy()
+
     def ping(self) -> None:
         """Ask the store for something small.
 
@@ -190,7 +203,7 @@ class _Folder(_AbstractBackend):
         self._root = root.resolve()
         self._aside = self._root / ".aside"
         self._aside.mkdir(exist_ok=True)
-        _remove_abandoned(self._aside)
+        self.tidy()
 
     def put(self, key: str, source: Source, *, expected: str | None) -> tuple[str, int]:
         path = self._path(key)
@@ -244,6 +257,9 @@ class _Folder(_AbstractBackend):
                 key = (Path(folder) / name).relative_to(self._root).as_posix()
                 if key.startswith(prefix):
                     yield key
+
+    def tidy(self) -> None:
+        _remove_abandoned(self._aside)
 
     def ping(self) -> None:
         probe = self._aside / secrets.token_hex(16)
@@ -332,6 +348,9 @@ class _ObjectStore(_AbstractBackend):
         with _reachable():
             for page in obstore.list(self._store, prefix=segments or None):
                 yield from (entry["path"] for entry in page if entry["path"].startswith(prefix))
+
+    def tidy(self) -> None:
+        """Nothing: parts of an upload that was broken off are seen by the store only, and removed by its own rules."""
 
     def ping(self) -> None:
         with _reachable():

@@ -23,6 +23,9 @@ _MOST_RINGS: Final = 64
 
 _SWEEPS_PER_PRUNING: Final = 60
 _WORKERS_KEPT_DAYS: Final = 7.0
+_EXPECTED_SECONDS: Final = 86_400.0
+"""After this a file that was to be stored and is not named belongs to somebody who died. Longer than any upload takes:
+one that is given up has to be stored again."""
 
 
 @final
@@ -135,4 +138,10 @@ class Reconciler:
             retention_days=settings.retention_days, idempotency_hours=settings.idempotency_hours
         ):
             log.info("Old jobs were deleted", extra={"files": len(keys)})  # the files themselves by the outbox
+        if keys := self._store.maintenance.give_up_files(_EXPECTED_SECONDS):
+            log.info("Files were given up that nothing came to need", extra={"files": len(keys)})
+        try:
+            self._files.tidy()
+        except OSError as error:
+            log.warning("The file store could not be tidied", extra={"error": str(error)})
         self._store.workers.forget(silent_days=_WORKERS_KEPT_DAYS)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from threading import Condition
 from typing import Final, final
 
-from service.errors import LeaseLost, StoreUnavailable
+from service.errors import StoreUnavailable
 from service.files import FileStore, job_key
 from service.records import Checkpoint, JobStatus, Lease
 from service.store.leases import Leases
@@ -227,14 +227,11 @@ class Recorder:
             return
         # The attempt is part of the name: one that lost its lease overwrites nothing.
         key = job_key(self._lease.job_id, f"checkpoint-{self._lease.attempt}-{saved.step}.safetensors")
+        # If this process dies, or loses its lease, before it has named the file, the file is removed some time later.
+        self._leases.expect_files(self._lease, [key], lease_seconds=self._lease_seconds)
         sha256, _ = self._files.put(key, saved.data)
         checkpoint = Checkpoint(key=key, sha256=sha256, step=saved.step)
-        try:
-            stale = self._leases.save_checkpoint(self._lease, checkpoint, lease_seconds=self._lease_seconds)
-        except LeaseLost:
-            with contextlib.suppress(OSError):
-                self._files.delete([key])
-            raise
+        stale = self._leases.save_checkpoint(self._lease, checkpoint, lease_seconds=self._lease_seconds)
         self._backlog = replace(self._backlog, saved=None)
         with contextlib.suppress(OSError):  # they only cost space; they go with the job
             self._files.delete(stale)

@@ -5,8 +5,9 @@ import json
 import logging
 import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar, assert_never, final
 
@@ -151,10 +152,10 @@ class Runner:
             saver.consider(state, status, is_last=True)
             recorder.note(f"{status} after {state.step} steps" if status is Status.CONVERGED else "the steps are done")
             conclusion = study.conclude(state)
-            files = [self._stored(claim.lease, name, data) for name, data in conclusion.files().items()]
+            files = self._stored(claim.lease, conclusion.files())
             self._obey(recorder, saver, state, status)
             result = conclusion.result(wall_seconds=elapsed(), peak_memory_bytes=_peak_memory_bytes(), files=files)
-            files.append(self._stored(claim.lease, *conclusion.result_file(result)))
+            files += self._stored(claim.lease, dict([conclusion.result_file(result)]))
             recorder.settle(wait=self._parent.waiting, points_only=True)
         log.info("The job succeeded", extra={"steps": state.step})
         self._succeed(claim.lease, result, files)
@@ -182,18 +183,22 @@ class Runner:
         written = self._write_verdict(
             lambda: self._store.leases.succeed(lease, result=result, files=files, log_tail=self._tail.text())
         )
-        mine = {file.key for file in files}
+        # A verdict that was refused may have been written by a try before, whose answer was lost with the connection:
+        # the files are then needed; if they are not, they are removed like all that was stored and is not named.
         with contextlib.suppress(OSError):  # what is left over costs only space
             if written:  # checkpoints, and whatever attempts left that died between storing and recording
-                self._files.delete(set(self._files.keys(f"jobs/{lease.job_id}/")) - mine)
-            else:
-                self._files.delete(mine)
+                self._files.delete(set(self._files.keys(f"jobs/{lease.job_id}/")) - {file.key for file in files})
 
-    def _stored(self, lease: Lease, name: str, data: bytes) -> FileRecord:
+    def _stored(self, lease: Lease, files: Mapping[str, bytes]) -> list[FileRecord]:
         # The attempt is part of the name: one that lost its lease overwrites nothing.
-        key = job_key(lease.job_id, f"{lease.attempt}-{name}")
-        sha256, size_bytes = self._insist_on_files(lambda: self._files.put(key, data))
-        return FileRecord(name=name, key=key, sha256=sha256, size_bytes=size_bytes)
+        keys = {name: job_key(lease.job_id, f"{lease.attempt}-{name}") for name in files}
+        expect, seconds = self._store.leases.expect_files, self._settings.lease_seconds
+        self._insist_on_store(lambda: expect(lease, list(keys.values()), lease_seconds=seconds))
+        records = []
+        for name, data in files.items():
+            sha256, size_bytes = self._insist_on_files(partial(self._files.put, keys[name], data))
+            records.append(FileRecord(name=name, key=keys[name], sha256=sha256, size_bytes=size_bytes))
+        return records
 
     def _write_verdict(self, write: Callable[[], object]) -> bool:
         """Write, as soon as the database can take it; return False if the job is another attempt's by then."""

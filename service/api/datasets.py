@@ -17,6 +17,7 @@ from service.api.answers import answer
 from service.api.auth import Reader, Submitter, require_scope
 from service.api.conditions import IfNoneMatch, etag, is_current
 from service.api.faults import body_faults
+from service.api.keeping import keep, known
 from service.api.models import ColumnView, DatasetPage, DatasetView, PreviewView
 from service.api.openapi import header, problems, returns
 from service.api.parameters import Cursor, DatasetId, Limit
@@ -24,8 +25,6 @@ from service.api.refusals import Fault, FilesUnavailable, InvalidRequest
 from service.api.services import Injected, Services
 from service.api.uploads import Upload, received
 from service.builtin import BUILTIN_DATASETS, builtin_dataset
-from service.errors import FileMissing
-from service.files import dataset_key
 from service.identifiers import new_id
 from service.inspection import DatasetFormat, InspectionLimits, UnusableFile, inspect, preview, preview_builtin
 from service.records import DatasetRecord, JsonObject, KeyScope
@@ -117,11 +116,12 @@ async def create_dataset(request: Request, services: Injected, _: Submitter) -> 
 
 def _store(services: Services, upload: Upload) -> tuple[DatasetRecord, bool]:
     form = _form(upload)
+    if (same := known(services, upload.sha256, form.format.value)) is not None:
+        return same, False
     try:
         found = inspect(upload.path, form.format, limits=_limits(services))
     except UnusableFile as error:
         raise InvalidRequest([Fault(error.detail, pointer="/file")]) from error
-    key = dataset_key(upload.sha256)
     new = NewDataset(
         id=new_id("ds"),
         name=form.name or stem(upload.filename) or "dataset",
@@ -132,18 +132,9 @@ def _store(services: Services, upload: Upload) -> tuple[DatasetRecord, bool]:
         nonzeros=found.nonzeros,
         sha256=upload.sha256,
         size_bytes=upload.size_bytes,
-        key=key,
+        key="",
     )
-    try:
-        services.files.put(key, upload.path)
-        record, is_new = services.store.datasets.create(new)
-        try:
-            services.files.size(record.key)
-        except FileMissing:  # a deletion of the same bytes got in between the two
-            services.files.put(record.key, upload.path)
-    except OSError as error:
-        raise FilesUnavailable from error
-    return record, is_new
+    return keep(services, new, upload.path)
 
 
 def _form(upload: Upload) -> DatasetForm:

@@ -101,6 +101,7 @@ async def _feed(request: Request, form: "_Form", boundary: bytes) -> None:
 async def _make_aside(folder: Path) -> Path:
     def make() -> Path:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        remove_abandoned(folder)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=_PREFIX, delete=False) as file:
             return Path(file.name)
 

@@ -5,14 +5,14 @@ from datetime import datetime
 from typing import Final
 
 from pydantic import TypeAdapter
-from sqlalchemy import RowMapping, delete, select
+from sqlalchemy import RowMapping, case, delete, select
 
-from service.errors import DatasetInUse, NotFound
+from service.errors import DatasetInUse, FileForgotten, NotFound
 from service.records import ColumnRecord, DatasetRecord, FailureCode, JobStatus
 from service.store.clock import database_now
 from service.store.database import Database
 from service.store.listing import older
-from service.store.outbox import forget_files, keep_files
+from service.store.outbox import expect_files, forget_files, name_files
 from service.store.states import is_final
 from service.store.transitions import Ending, Move, move
 from service.tables import datasets, jobs
@@ -46,12 +46,29 @@ class Datasets:
         """Take the database."""
         self._database = database
 
-    def create(self, new: NewDataset) -> tuple[DatasetRecord, bool]:
-        """Store a dataset whose file is in the file store.
+    def expect_file(self, key: str) -> None:
+        """Say that a file is about to be stored for a dataset: it is removed some time later, unless one names it.
+
+        Args:
+            key: of the file; it was never used before.
+        """
+        with self._database.write() as connection:
+            expect_files(connection, [key])
+
+    def create(self, new: NewDataset, *, lost: str | None = None) -> tuple[DatasetRecord, bool]:
+        """Store a dataset whose file was expected and is in the file store.
+
+        Args:
+            new: the dataset.
+            lost: a key under which the file store has lost these bytes: a dataset that lies there moves to
+                `new.key`.
 
         Returns:
-            The dataset, and True when it is new. False: it was there before, under another id and name,
-            and the file under `new.key` is not needed unless it is the record's own key.
+            The dataset, and True when it is new. False: it was there before, under another id and name; the file
+            under `new.key`, if it is not the record's, is removed.
+
+        Raises:
+            FileForgotten: the file was expected for too long and has been given up.
         """
         insertion = (
             self._database.insert(datasets)
@@ -68,17 +85,29 @@ class Datasets:
                 key=new.key,
                 created_at=database_now(),
             )
-            # An update that changes nothing locks the row and returns it, in one statement.
+            # An update, if only of what is equal, locks the row and returns it, in one statement.
             .on_conflict_do_update(
-                index_elements=[datasets.c.sha256, datasets.c.format], set_={"format": datasets.c.format}
+                index_elements=[datasets.c.sha256, datasets.c.format],
+                set_={"key": case((datasets.c.key == lost, new.key), else_=datasets.c.key)},
             )
             .returning(*datasets.c)
         )
         with self._database.write() as connection:
             row = connection.execute(insertion).mappings().one()
-            # The same bytes may have been deleted a moment ago under the same key.
-            keep_files(connection, [row["key"]])
+            if name_files(connection, [new.key]) == 0:
+                raise FileForgotten
+            if row["key"] != new.key:
+                forget_files(connection, [new.key])
+            elif lost is not None:
+                forget_files(connection, [lost])
         return _record(row), row["id"] == new.id
+
+    def by_content(self, sha256: str, kind: str) -> DatasetRecord | None:
+        """Return the dataset of these bytes in this format, if there is one."""
+        query = select(datasets).where(datasets.c.sha256 == sha256, datasets.c.format == kind)
+        with self._database.read() as connection:
+            row = connection.execute(query).mappings().first()
+        return None if row is None else _record(row)
 
     def get(self, dataset_id: str) -> DatasetRecord:
         """Return a dataset.

@@ -21,7 +21,7 @@ from service.store.checkpoints import drop_all, keep_newest
 from service.store.claiming import next_for, take_next
 from service.store.clock import database_now
 from service.store.database import Database
-from service.store.outbox import forget_files
+from service.store.outbox import expect_files, forget_files, name_files
 from service.store.reaping import LOSE, RELEASE, after_loss, extend_leases, take_silent
 from service.store.recording import NewPoint, record
 from service.store.transitions import Ending, Move, end_attempts, held_by, move, only
@@ -95,6 +95,21 @@ class Leases:
         with self._database.write(durable=False) as connection:
             return record(connection, lease, points, lease_seconds=lease_seconds, logs=logs)
 
+    def expect_files(self, lease: Lease, keys: Sequence[str], *, lease_seconds: float) -> None:
+        """Say that files are about to be stored: they are removed some time after the attempt, unless it names them.
+
+        Args:
+            lease: the right to write.
+            keys: of the files; no other attempt may use them.
+            lease_seconds: until the next sign of life.
+
+        Raises:
+            LeaseLost: another attempt has begun; nothing is to be stored.
+        """
+        with self._database.write() as connection:
+            _renewed(connection, lease, lease_seconds)
+            expect_files(connection, keys)
+
     def save_checkpoint(self, lease: Lease, checkpoint: Checkpoint, *, lease_seconds: float) -> list[str]:
         """Note a checkpoint whose file is in the file store, and keep the last two.
 
@@ -117,6 +132,7 @@ class Leases:
                     f"the checkpoint is of step {checkpoint.step}, but {row['steps_done']} points are recorded: "
                     "record first"
                 )
+            name_files(connection, [checkpoint.key])
             gone = keep_newest(connection, lease, checkpoint)
             forget_files(connection, gone)
             return gone
@@ -135,6 +151,7 @@ class Leases:
             only(rows)
             end_attempts(connection, rows, lost=False, failure=None, log_tail=log_tail)
             _replace_files(connection, lease.job_id, files)
+            name_files(connection, [each.key for each in files])
             keys = drop_all(connection, lease.job_id)
             gone = [key for key in keys if key not in {each.key for each in files}]
             forget_files(connection, gone)

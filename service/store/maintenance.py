@@ -10,9 +10,9 @@ from service.store.clock import database_now
 from service.store.database import Database
 from service.store.deletion import delete_jobs
 from service.store.idempotency import forget_answers
-from service.store.outbox import OutboxEntry, OutboxKind
+from service.store.outbox import OutboxEntry, OutboxKind, give_up_files
 from service.store.states import is_final, is_queued
-from service.tables import datasets, jobs, leaders, outbox
+from service.tables import jobs, leaders, outbox
 
 _SWEEP: Final = "sweep"
 _JOBS_AT_ONCE: Final = 100
@@ -52,17 +52,8 @@ class Maintenance:
             connection.execute(delete(leaders).where(leaders.c.name == name, leaders.c.holder == holder))
 
     def outbox_pending(self, limit: int) -> list[OutboxEntry]:
-        """Return what is to be done outside the database, oldest first.
-
-        A file that holds a dataset again, uploaded anew under the same key, is not among them.
-        """
-        in_use = select(datasets.c.key)
-        query = (
-            select(outbox)
-            .where(or_(outbox.c.kind != OutboxKind.DELETE_FILE.value, outbox.c.subject.not_in(in_use)))
-            .order_by(outbox.c.id)
-            .limit(limit)
-        )
+        """Return what is to be done outside the database, oldest first."""
+        query = select(outbox).where(outbox.c.kind != OutboxKind.EXPECT_FILE.value).order_by(outbox.c.id).limit(limit)
         with self._database.read() as connection:
             return [
                 OutboxEntry(id=row.id, kind=OutboxKind(row.kind), subject=row.subject)
@@ -74,6 +65,15 @@ class Maintenance:
         if ids:
             with self._database.write(durable=False) as connection:
                 connection.execute(delete(outbox).where(outbox.c.id.in_(ids)))
+
+    def give_up_files(self, seconds: float) -> list[str]:
+        """Give up files that were to be stored, and are referred to by nothing `seconds` later.
+
+        Returns:
+            Their keys; the outbox has them, to be removed.
+        """
+        with self._database.write() as connection:
+            return give_up_files(connection, seconds)
 
     def last_sweep(self) -> float | None:
         """Return the seconds since the last sweep, by the database's clock; None before the first."""

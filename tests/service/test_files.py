@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.errors import FileMissing
-from service.files import FileStore, checked_key, dataset_key, job_key, sha256_of
+from service.files import FileStore, checked_key, job_key, new_dataset_key, sha256_of
 
 JOB = "job_01j9zzzzzzzzzzzzzzzzzzzzzz"
 
@@ -78,7 +78,7 @@ def test_deleting_twice_is_deleting_once(store: FileStore) -> None:
 
 def test_keys_are_found_by_any_prefix(store: FileStore) -> None:
     content = b"a dataset"
-    keys = {job_key(JOB, "result.json"), job_key(JOB, "result-1.json"), dataset_key(sha256_of(content))}
+    keys = {job_key(JOB, "result.json"), job_key(JOB, "result-1.json"), new_dataset_key(sha256_of(content))}
     for key in keys:
         store.put(key, content)
     assert set(store.keys()) == keys
@@ -88,7 +88,7 @@ def test_keys_are_found_by_any_prefix(store: FileStore) -> None:
 
 
 def test_a_dataset_can_only_be_stored_under_its_own_hash(store: FileStore) -> None:
-    key = dataset_key(sha256_of(b"rows"))
+    key = new_dataset_key(sha256_of(b"rows"))
     with pytest.raises(ValueError, match="SHA-256"):
         store.put(key, b"other rows")
     assert list(store.keys()) == []
@@ -97,7 +97,7 @@ def test_a_dataset_can_only_be_stored_under_its_own_hash(store: FileStore) -> No
 
 def test_a_fetched_file_is_the_file(store: FileStore, tmp_path: Path) -> None:
     content = os.urandom(100_000)
-    key = dataset_key(sha256_of(content))
+    key = new_dataset_key(sha256_of(content))
     store.put(key, content)
     path = store.fetch(key, tmp_path / "cache", sha256=sha256_of(content))
     assert path.read_bytes() == content
@@ -113,7 +113,7 @@ def test_a_file_that_changed_in_the_store_is_not_handed_out(store: FileStore, tm
 
 def test_a_damaged_cached_copy_is_downloaded_again(tmp_path: Path) -> None:
     store = FileStore("memory://")
-    key = dataset_key(sha256_of(b"rows"))
+    key = new_dataset_key(sha256_of(b"rows"))
     store.put(key, b"rows")
     path = store.fetch(key, tmp_path / "cache", sha256=sha256_of(b"rows"))
     path.write_bytes(b"rot")
@@ -139,6 +139,9 @@ def test_what_a_crash_left_half_written_is_removed_a_day_later(tmp_path: Path) -
     os.utime(old, (0, 0))
     store = FileStore(tmp_path.as_uri())
     assert list((tmp_path / ".aside").iterdir()) == [new]
+    os.utime(new, (0, 0))
+    store.tidy()
+    assert list((tmp_path / ".aside").iterdir()) == []
     assert list(store.keys()) == []
 
 

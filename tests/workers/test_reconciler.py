@@ -1,5 +1,7 @@
 """What was lost is found again, and nobody is taken for dead because nobody could be heard."""
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
@@ -7,14 +9,17 @@ from threading import Event, Thread
 import pytest
 from sqlalchemy import ColumnElement, Table, update
 
-from service.errors import QueueUnavailable
-from service.files import FileStore, job_key
+from service.api.keeping import keep
+from service.api.services import Services
+from service.errors import NotFound, QueueUnavailable
+from service.files import FileStore, job_key, new_dataset_key, sha256_of
+from service.identifiers import new_id
 from service.records import Checkpoint, FileRecord, JobStatus, Lease
 from service.settings import Settings
 from service.spec.job import JobSpec
-from service.store import NewWorker, Store
+from service.store import NewDataset, NewWorker, Store
 from service.store.clock import database_now
-from service.tables import jobs, leaders, sweeps
+from service.tables import jobs, leaders, outbox, sweeps
 from tests.workers.fleet import eventually
 from workers.reconciler import Reconciler
 
@@ -160,6 +165,96 @@ def test_a_file_that_cannot_be_deleted_is_tried_again(
     obstacle.rmdir()
     reconciler.sweep()
     assert store.maintenance.outbox_pending(10) == []
+
+
+def test_files_of_uploads_and_attempts_that_died_are_removed_a_day_later(
+    store: Store, files: FileStore, bell: CountingBell
+) -> None:
+    lease = claimed(store)
+    upload, checkpoint = new_dataset_key(sha256_of(b"rows")), job_key(lease.job_id, "checkpoint-1-0.safetensors")
+    store.datasets.expect_file(upload)
+    store.leases.expect_files(lease, [checkpoint], lease_seconds=60.0)
+    for key in (upload, checkpoint):
+        files.put(key, b"rows")
+
+    def sweep() -> set[str]:
+        """Sweep as often as it takes; every reconciler prunes with its first sweep."""
+        for _ in range(2):
+            assert Reconciler(store, files, bell, SETTINGS, holder="one").sweep()
+        return set(files.keys())
+
+    assert sweep() == {upload, checkpoint}
+    set_back(store, outbox, "created_at", 23 * 3600.0)
+    assert sweep() == {upload, checkpoint}
+    set_back(store, outbox, "created_at", 25 * 3600.0)
+    assert sweep() == {checkpoint}  # its job is held: it may yet be named
+    store.leases.lose(lease, "killed", backoff_seconds=0.0, log_tail="")
+    assert sweep() == set()
+    assert store.jobs.get(lease.job_id).status is JobStatus.QUEUED
+
+
+def test_files_that_were_named_in_time_stay_for_ever(store: Store, files: FileStore, bell: CountingBell) -> None:
+    lease = claimed(store)
+    checkpoint, weights = (job_key(lease.job_id, name) for name in ("checkpoint-1-0.safetensors", "1-weights"))
+    store.leases.expect_files(lease, [checkpoint, weights], lease_seconds=60.0)
+    store.leases.expect_files(lease, [checkpoint], lease_seconds=60.0)  # tried again after a failure
+    for key in (checkpoint, weights):
+        files.put(key, b"bytes")
+    store.leases.save_checkpoint(lease, Checkpoint(checkpoint, "0" * 64, 0), lease_seconds=60.0)
+    store.leases.lose(lease, "killed", backoff_seconds=0.0, log_tail="")
+    set_back(store, outbox, "created_at", 25 * 3600.0)
+    for _ in range(2):
+        Reconciler(store, files, bell, SETTINGS, holder="one").sweep()
+    assert list(files.keys()) == [checkpoint]
+
+
+def test_uploads_deletions_and_sweeps_at_once_never_leave_a_dataset_without_its_file(
+    store: Store, files: FileStore, bell: CountingBell, tmp_path: Path
+) -> None:
+    services = Services(SETTINGS, store, files, bell)
+    contents = [tmp_path / str(number) for number in range(2)]
+    for path in contents:
+        path.write_text(f"x,target\n{path.name},1\n")
+
+    def upload(turns: int) -> None:
+        for turn in range(turns):
+            path = contents[turn % 2]
+            keep(services, made_of(path), path)
+
+    def delete(turns: int) -> None:
+        for _ in range(turns):
+            for record in store.datasets.list(limit=9):
+                with suppress(NotFound):
+                    store.datasets.delete(record.id, force=True)
+
+    ending = Event()
+
+    def sweep(holder: str) -> None:
+        while not ending.is_set():
+            reconciler = Reconciler(store, files, bell, SETTINGS, holder=holder)
+            reconciler.sweep()
+            reconciler._empty_outbox()  # as one does that was frozen, and does not know that another leads now
+
+    with ThreadPoolExecutor(6) as threads:
+        sweeping = [threads.submit(sweep, holder) for holder in ("one", "two")]
+        working = [threads.submit(upload, 20), threads.submit(upload, 20), threads.submit(delete, 25)]
+        try:
+            for work in working:
+                work.result()
+        finally:
+            ending.set()
+        for work in sweeping:
+            work.result()
+    upload(2)
+    Reconciler(store, files, bell, SETTINGS, holder="one")._empty_outbox()
+    named = {record.key for record in store.datasets.list(limit=9)}
+    assert len(named) == 2
+    assert set(files.keys("datasets/")) == named
+
+
+def made_of(path: Path) -> NewDataset:
+    """What an upload of the file is, before it is stored."""
+    return NewDataset(new_id("ds"), path.name, "csv", 1, (), False, None, sha256_of(path), 1, "")
 
 
 def test_old_jobs_are_deleted_with_their_files(store: Store, files: FileStore, bell: CountingBell) -> None:

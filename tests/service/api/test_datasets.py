@@ -2,7 +2,10 @@
 
 import hashlib
 import io
+import os
+import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +26,11 @@ SHA256 = hashlib.sha256(CSV).hexdigest()
 
 def upload(client: TestClient, content: bytes = CSV, *, filename: str = "a file.csv", **form: str):
     return client.post("/v1/datasets", files={"file": (filename, content)}, data={"format": "csv", **form})
+
+
+def key_of(services: Services, dataset_id: str) -> str:
+    """Where the bytes of a dataset lie."""
+    return services.store.datasets.get(dataset_id).key
 
 
 def parquet() -> bytes:
@@ -53,7 +61,7 @@ def test_a_file_becomes_a_dataset(client: TestClient, services: Services, tmp_pa
     assert client.get(response.headers["location"]).json() == found
     assert client.get("/v1/datasets").json()["items"][0] == found
     assert list((tmp_path / "uploads").iterdir()) == []
-    assert b"".join(services.files.open_range(f"datasets/{SHA256[:2]}/{SHA256}")) == CSV
+    assert b"".join(services.files.open_range(key_of(services, found["id"]))) == CSV
 
 
 @pytest.mark.parametrize(
@@ -169,14 +177,48 @@ def test_a_dataset_that_is_not_there_is_not_found(client: TestClient, dataset_id
 
 def test_a_deleted_dataset_is_gone_and_its_file_is_left_to_the_outbox(client: TestClient, services: Services):
     dataset_id = upload(client).json()["id"]
+    key = key_of(services, dataset_id)
     assert client.delete(f"/v1/datasets/{dataset_id}").status_code == 204
     problem(client.get(f"/v1/datasets/{dataset_id}"), 404, "not-found")
     problem(client.delete(f"/v1/datasets/{dataset_id}"), 404, "not-found")
-    pending = services.store.maintenance.outbox_pending(10)
-    assert [entry.subject for entry in pending] == [f"datasets/{SHA256[:2]}/{SHA256}"]
-    # Uploaded anew before the file was removed: it stays.
-    assert upload(client).status_code == 201
-    assert services.store.maintenance.outbox_pending(10) == []
+    assert [entry.subject for entry in services.store.maintenance.outbox_pending(10)] == [key]
+    # Uploaded anew before the file was removed: it lies elsewhere.
+    again = key_of(services, upload(client).json()["id"])
+    assert again != key
+    services.files.delete([key])
+    assert b"".join(services.files.open_range(again)) == CSV
+
+
+def test_a_file_that_the_store_lost_comes_back_with_the_next_upload(client: TestClient, services: Services):
+    first = upload(client).json()
+    lost = key_of(services, first["id"])
+    services.files.delete([lost])
+    again = upload(client, name="again")
+    assert (again.status_code, again.json()) == (200, first)
+    assert key_of(services, first["id"]) != lost
+    assert client.get(f"/v1/datasets/{first['id']}/preview").status_code == 200
+
+
+def test_a_process_that_was_held_up_for_a_day_stores_its_upload_anew(client: TestClient, services: Services):
+    class Slow:
+        """A file store through which a day passes, once."""
+
+        def __init__(self) -> None:
+            self.days = 1
+
+        def put(self, key: str, source: Path) -> tuple[str, int]:
+            if self.days:
+                self.days -= 1
+                services.store.maintenance.give_up_files(-1.0)
+            return services.files.put(key, source)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(services.files, name)
+
+    client.app.state.services = replace(services, files=Slow())  # type: ignore[attr-defined, arg-type]
+    response = upload(client)
+    assert response.status_code == 201
+    assert list(services.files.keys("datasets/")) == [key_of(services, response.json()["id"])]
 
 
 def test_a_dataset_that_a_job_waits_for_is_kept_unless_forced(client: TestClient, services: Services):
@@ -190,10 +232,9 @@ def test_a_shipped_dataset_cannot_be_deleted(client: TestClient):
     problem(client.delete("/v1/datasets/builtin:digits"), 422, "invalid-spec")
 
 
-def test_uploads_of_killed_processes_are_removed_at_the_next_start(make_services, make_client, tmp_path: Path):
-    import os
-    import time
-
+def test_uploads_of_killed_processes_are_removed_at_the_next_start_or_upload(
+    make_services, make_client, tmp_path: Path
+):
     folder = tmp_path / "uploads"
     folder.mkdir()
     old, young, other = folder / "upload-old", folder / "upload-young", folder / "mine"
@@ -202,5 +243,8 @@ def test_uploads_of_killed_processes_are_removed_at_the_next_start(make_services
     long_ago = time.time() - 3 * 86_400
     os.utime(old, (long_ago, long_ago))
     os.utime(other, (long_ago, long_ago))
-    make_client(make_services())
+    client = make_client(make_services())
     assert sorted(path.name for path in folder.iterdir()) == ["mine", "upload-young"]
+    os.utime(young, (long_ago, long_ago))
+    assert upload(client).status_code == 201
+    assert [path.name for path in folder.iterdir()] == ["mine"]

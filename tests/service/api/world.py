@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 
 from service.api.services import Services
 from service.errors import QueueUnavailable
-from service.files import dataset_key
+from service.files import new_dataset_key
 from service.identifiers import new_id
 from service.records import (
     AttemptOutcome,
@@ -130,8 +130,9 @@ def dataset(services: Services, rows: int, **columns: ColumnType | Mapping[str, 
         nonzeros=None,
         sha256=digest,
         size_bytes=1,
-        key=dataset_key(digest),
+        key=new_dataset_key(digest),
     )
+    services.store.datasets.expect_file(new.key)
     return services.store.datasets.create(new)[0].id
 
 

@@ -5,7 +5,7 @@ from typing import Final
 
 from sqlalchemy import update
 
-from service.records import Checkpoint, Claim, FailureCode, JobRecord, JobStatus
+from service.records import Checkpoint, Claim, DatasetRecord, FailureCode, JobRecord, JobStatus
 from service.spec.job import JobSpec
 from service.store import NewDataset, NewPoint, Store
 from service.store.clock import database_now
@@ -55,6 +55,12 @@ def spec(
 def points(first: int, end: int) -> list[NewPoint]:
     """Points of the steps first … end − 1."""
     return [NewPoint(step=step, elapsed_s=step / 8, body={"train_loss": 1 / (1 + step)}) for step in range(first, end)]
+
+
+def uploaded(store: Store, new: NewDataset = DATASET, *, lost: str | None = None) -> tuple[DatasetRecord, bool]:
+    """A dataset, stored as an upload stores it."""
+    store.datasets.expect_file(new.key)
+    return store.datasets.create(new, lost=lost)
 
 
 def claimed(store: Store, *, device: str = "cpu", **settings: object) -> Claim:

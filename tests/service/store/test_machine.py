@@ -21,7 +21,7 @@ from service.errors import LeaseLost, StateConflict
 from service.records import FINAL, HELD, TRANSITIONS, AttemptOutcome, FailureCode, JobStatus, Lease
 from service.store import Database, Store
 from tests.conftest import empty
-from tests.service.store.samples import DATASET, LEASE, checkpoint, let_lease_run_out, points, spec
+from tests.service.store.samples import DATASET, LEASE, checkpoint, let_lease_run_out, points, spec, uploaded
 
 _RETRIES = {(JobStatus.FAILED, JobStatus.QUEUED), (JobStatus.CANCELLED, JobStatus.QUEUED)}
 
@@ -55,7 +55,7 @@ class Machine(RuleBasedStateMachine):
     def withdraw(self) -> None:
         """Delete the dataset: jobs that wait fail, all others are as they were."""
         before = {job_id: self.store.jobs.get(job_id) for job_id in self.known}
-        self.store.datasets.create(DATASET)
+        uploaded(self.store)
         self.store.datasets.delete(DATASET.id, force=True)
         for job_id, job in before.items():
             after = self.store.jobs.get(job_id)
