@@ -100,12 +100,15 @@ class HyperparameterSpace:
 
     def bounds(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return the raw box: low [h] and high [h]."""
-        lows = [block.raw_bounds[0] for block in self.blocks for _ in range(block.size)]
-        highs = [block.raw_bounds[1] for block in self.blocks for _ in range(block.size)]
-        return (
-            torch.tensor(lows, dtype=dtype, device=device),
-            torch.tensor(highs, dtype=dtype, device=device),
+        if not self.blocks:
+            return torch.zeros(0, dtype=dtype, device=device), torch.zeros(0, dtype=dtype, device=device)
+        low, high = (
+            torch.cat(
+                [torch.full((block.size,), block.raw_bounds[end], dtype=dtype, device=device) for block in self.blocks]
+            )
+            for end in (0, 1)
         )
+        return low, high
 
     def clamp(self, raw: Tensor) -> Tensor:
         """Return the point of the box that is nearest to `raw`, [h]."""

@@ -37,7 +37,7 @@ class LinearSolution:
     x: Tensor
     """The best iterate, [p]; finite whatever happened."""
     residual: float
-    """‖H x − b‖, measured with a product or known to 1 % of the tolerance; NaN if it is not known (T1–T2)."""
+    """‖H x − b‖, measured with a product or known to 1 % of itself or the tolerance; NaN if unknown (T1–T2)."""
     steps: int
     """Products with H spent, with those for measuring."""
     outcome: Outcome

@@ -35,8 +35,8 @@ def solve_in_cycles(
 
     The residual that a recurrence carries along departs from the true one by rounding; in float32 it can go on
     falling by orders of magnitude after the true one has stopped. Unless its drift is bounded by a hundredth of
-    the tolerance, each cycle therefore ends with one product that measures, and if the recurrence was wrong a new
-    one starts from the measured residual for as long as a cycle at least halves it.
+    the tolerance, or of a residual that missed it, each cycle therefore ends with one product that measures, and if
+    the recurrence was wrong a new one starts from the measured residual for as long as a cycle at least halves it.
 
     The system is solved for b/‖b‖, so that a right-hand side of 1e-30 does not underflow in float32. A warm
     start is scaled by argmin_t ‖b − t H x0‖ = ⟨b, H x0⟩/‖H x0‖², which makes it never worse than none.
@@ -65,7 +65,9 @@ def solve_in_cycles(
         cycle = start(matvec, r, target, max_steps - iterating)
         iterating += cycle.steps
         candidate = x + cycle.x
-        if cycle.drift <= 0.01 * target and cycle.outcome in (Outcome.CONVERGED, Outcome.ITERATION_LIMIT):
+        # a residual that is far from the tolerance need not be known more precisely than itself
+        near = max(target, cycle.residual) if cycle.outcome is Outcome.ITERATION_LIMIT else target
+        if cycle.drift <= 0.01 * near and cycle.outcome in (Outcome.CONVERGED, Outcome.ITERATION_LIMIT):
             x, residual, outcome = candidate, cycle.residual, cycle.outcome
             break
         r = unit - matvec(candidate).detach()

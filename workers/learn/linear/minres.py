@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from workers.learn.linear.base import AbstractLinearSolver, LinearSolution, MatVec, Outcome
 from workers.learn.linear.krylov import Cycle, solve_in_cycles
-from workers.learn.linear.vectors import sync_stride
+from workers.learn.linear.vectors import damped, sync_stride
 
 
 @dataclass(frozen=True)
@@ -20,16 +20,19 @@ class MINRES(AbstractLinearSolver):
 
     Attributes:
         max_steps: most products with H, without those that measure, at least 1; None for 10 p.
+        damping: δ ≥ 0; solves (H + δI) x = b instead, and means that system's residual.
 
     Source: Paige & Saunders (1975), sections 2 and 5.
     """
 
     max_steps: int | None = None
+    damping: float = 0.0
 
     @override
     def solve(self, matvec: MatVec, b: Tensor, *, x0: Tensor | None, tol: float, seed: int = 0) -> LinearSolution:
         """See `AbstractLinearSolver.solve`."""
-        return solve_in_cycles(_minimal_residuals, matvec, b, x0=x0, tol=tol, max_steps=self.max_steps or 10 * len(b))
+        h, most = damped(matvec, self.damping), self.max_steps or 10 * len(b)
+        return solve_in_cycles(_minimal_residuals, h, b, x0=x0, tol=tol, max_steps=most)
 
 
 def _minimal_residuals(matvec: MatVec, r: Tensor, tol: float, most: int) -> Cycle:

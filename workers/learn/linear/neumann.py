@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from workers.learn.linear.base import AbstractLinearSolver, LinearSolution, MatVec, Outcome
 from workers.learn.linear.krylov import Cycle, solve_in_cycles
-from workers.learn.linear.vectors import check_vectors, norm, sync_stride, without_iterating
+from workers.learn.linear.vectors import check_vectors, damped, norm, sync_stride, without_iterating
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Neumann(AbstractLinearSolver):
         alpha: α, or None for 0.9/λ with λ the largest |eigenvalue| by power iteration on the same operator. It is
             not the learning rate of the inner training, which momentum and Adam leave without relation to H.
         power_steps: products for that estimate.
+        damping: δ ≥ 0; the series is that of H + δI, and so are α and the residual.
 
     Source: Lorraine, Vicol & Duvenaud (2020), Alg. 3, with the factor α that its pseudo-code leaves out.
     """
@@ -37,6 +38,7 @@ class Neumann(AbstractLinearSolver):
     terms: int
     alpha: float | None = None
     power_steps: int = 15
+    damping: float = 0.0
 
     @override
     def solve(self, matvec: MatVec, b: Tensor, *, x0: Tensor | None, tol: float, seed: int = 0) -> LinearSolution:
@@ -44,7 +46,7 @@ class Neumann(AbstractLinearSolver):
         check_vectors(b, x0)
         if (trivial := without_iterating(b, scale := norm(b))) is not None:
             return trivial
-        alpha, estimating = self.alpha, 0
+        alpha, estimating, matvec = self.alpha, 0, damped(matvec, self.damping)
         if alpha is None:
             largest, estimating = largest_eigenvalue(matvec, b, steps=self.power_steps, seed=seed), self.power_steps
             if not 0.0 < largest < math.inf:

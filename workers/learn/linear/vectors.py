@@ -42,6 +42,13 @@ def without_iterating(b: Tensor, scale: float) -> LinearSolution | None:
     return None
 
 
+def damped(matvec: MatVec, damping: float) -> MatVec:
+    """Return v ↦ H v + `damping` v: what makes a Hessian of a network positive definite, or nearly."""
+    if damping == 0.0:
+        return matvec
+    return lambda v: torch.add(matvec(v), v, alpha=damping)
+
+
 def sync_stride(v: Tensor) -> int:
     """Iterations between two looks at the residual: each look stalls an accelerator, and costs a CPU nothing."""
     return 1 if v.device.type == "cpu" else 8

@@ -1,0 +1,99 @@
+"""Training a network at given strengths: mini-batch steps from one state to another."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from workers.learn.problems.network import NetworkProblem
+from workers.learn.problems.network_loss import DataGradient
+from workers.learn.training.optimizers import AbstractOptimizer, Moments
+from workers.learn.training.schedule import AbstractSchedule
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingState:
+    """All that changes while a network is trained; for k networks side by side every tensor has a first axis of k."""
+
+    step: int
+    w: Tensor
+    """[p]."""
+    buffers: Tensor
+    """Normalization statistics, averaged over the steps so far, [b]."""
+    moments: Moments
+
+
+@final
+@dataclass(frozen=True)
+class Training:
+    """An optimizer and what becomes of its learning rate.
+
+    A step is one forward and one backward pass over a batch; D ∘ w, the gradient of the penalties, is added in closed
+    form. Batches are a function of (seed, step), so a training that is taken up again is the same training.
+    """
+
+    optimizer: AbstractOptimizer
+    schedule: AbstractSchedule
+
+    def start(self, problem: NetworkProblem, *, seed: int) -> TrainingState:
+        """Return the state before the first step."""
+        w = problem.initial_weights(seed)
+        return TrainingState(0, w, problem.initial_buffers(), self.optimizer.start(w))
+
+    def start_together(self, problem: NetworkProblem, seeds: tuple[int, ...]) -> TrainingState:
+        """Return the state of k networks before the first step."""
+        w = torch.stack([problem.initial_weights(seed) for seed in seeds])
+        buffers = problem.initial_buffers().expand(len(seeds), -1)
+        return TrainingState(0, w, buffers, self.optimizer.start(w))
+
+    def advance(
+        self, problem: NetworkProblem, state: TrainingState, raw: Tensor, *, seed: int, steps: int
+    ) -> tuple[TrainingState, Tensor]:
+        """Return the state after `steps` more steps, and the mean over them of the batches' losses, a scalar.
+
+        Args:
+            problem: what to train.
+            state: where training stands.
+            raw: unconstrained strengths, [h].
+            seed: of the batches.
+            steps: how many, at least 1.
+        """
+        diagonal = problem.oracle().diagonal(raw, state.w)
+        return self._advance(
+            state,
+            diagonal,
+            steps,
+            lambda at: problem.losses.training_gradient(at.w, at.buffers, problem.batch(seed, at.step)),
+        )
+
+    def advance_together(
+        self, problem: NetworkProblem, state: TrainingState, raws: Tensor, *, seeds: tuple[int, ...], steps: int
+    ) -> tuple[TrainingState, Tensor]:
+        """Do for k networks, each with strengths [k, h] and a seed of its own, what `advance` does for one.
+
+        The result is that of k calls but for rounding; the mean losses are [k].
+        """
+        oracle = problem.oracle()
+        diagonals = torch.stack([oracle.diagonal(raw, w) for raw, w in zip(raws, state.w, strict=True)])
+        return self._advance(
+            state,
+            diagonals,
+            steps,
+            lambda at: problem.losses.training_gradients(at.w, at.buffers, problem.batches(seeds, at.step)),
+        )
+
+    def _advance(
+        self, state: TrainingState, diagonal: Tensor, steps: int, data: Callable[[TrainingState], DataGradient]
+    ) -> tuple[TrainingState, Tensor]:
+        w, moments, step, buffers = state.w.clone(), state.moments.copied(), state.step, state.buffers
+        losses = []
+        for _ in range(steps):
+            found = data(TrainingState(step, w, buffers, moments))
+            gradient = found.gradient.addcmul_(diagonal, w)
+            rate = self.optimizer.rate * self.schedule.factor(step)
+            moments = self.optimizer.update_(moments, w, gradient, rate=rate)
+            buffers, step = found.buffers, step + 1
+            losses.append(found.value)
+        return TrainingState(step, w, buffers, moments), torch.stack(losses).mean(0)
