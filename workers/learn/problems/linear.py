@@ -17,6 +17,8 @@ from workers.learn.problems.design import Design
 from workers.learn.problems.layout import Layout
 from workers.learn.problems.linear_oracle import LinearOracle
 from workers.learn.regularizers.base import AbstractDiagonalRegularizer
+from workers.learn.regularizers.l1 import L1
+from workers.learn.sparse_oracle import SparseOracle
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +41,9 @@ class LinearProblem(AbstractBilevelProblem):
 
     The models do not touch each other, so the one inner problem is the k problems, solved together: a product
     with X serves all folds at once, and the outer loss is the mean that k separate runs would give.
+
+    R is quadratic, plus absolute values where there are `sparse` penalties. Those have kinks: such a problem is
+    trained by `ReducedNewton`, and its derivatives are those on the weights that are not zero.
     """
 
     layout: Layout
@@ -47,17 +52,24 @@ class LinearProblem(AbstractBilevelProblem):
     train: Rows
     valid: Rows | None
     test: Rows | None
+    sparse: tuple[L1, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.regularizers:
+        if not self.regularizers and not self.sparse:
             raise LearnError("a linear problem needs a penalty: without one its solution need not exist")
 
     @property
     def space(self) -> HyperparameterSpace:
-        """The strengths that are not fixed, regularizer after regularizer."""
-        return HyperparameterSpace(
-            tuple(block for regularizer in self.regularizers for block in regularizer.hyperparameters())
-        )
+        """The strengths that are not fixed, regularizer after regularizer, the sparse ones last."""
+        return HyperparameterSpace((*self._smooth_space.blocks, *self._sparse_space.blocks))
+
+    @property
+    def _smooth_space(self) -> HyperparameterSpace:
+        return HyperparameterSpace(tuple(block for part in self.regularizers for block in part.hyperparameters()))
+
+    @property
+    def _sparse_space(self) -> HyperparameterSpace:
+        return HyperparameterSpace(tuple(block for part in self.sparse for block in part.hyperparameters()))
 
     def initial_weights(self, seed: int) -> Tensor:  # noqa: ARG002 (the inner problem is convex)
         """Return zeros, [p]: the solution does not depend on the start."""
@@ -66,7 +78,7 @@ class LinearProblem(AbstractBilevelProblem):
 
     def inner_loss(self, w: Tensor, hyper: Hyper) -> Tensor:
         """See `AbstractBilevelProblem.inner_loss`."""
-        penalty = torch.stack([regularizer(w, hyper) for regularizer in self.regularizers]).sum()
+        penalty = torch.stack([regularizer(w, hyper) for regularizer in (*self.regularizers, *self.sparse)]).sum()
         return self._mean_loss(w, self.train) + penalty
 
     def outer_loss(self, w: Tensor, hyper: Hyper) -> Tensor:  # noqa: ARG002 (no penalty in it)
@@ -78,8 +90,10 @@ class LinearProblem(AbstractBilevelProblem):
         return self._oracle
 
     @cached_property
-    def _oracle(self) -> LinearOracle:
-        return LinearOracle(self.layout, self.loss, self.regularizers, self.space, self.train, self.validation)
+    def _oracle(self) -> AbstractOracle:
+        space = self._smooth_space
+        smooth = LinearOracle(self.layout, self.loss, self.regularizers, space, self.train, self.validation)
+        return smooth if not self.sparse else SparseOracle(smooth, self.sparse, space, self._sparse_space)
 
     @property
     def validation(self) -> Rows:

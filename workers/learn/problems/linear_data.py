@@ -1,5 +1,6 @@
 """From arrays and settings to a linear problem."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from workers.learn.errors import LearnError
+from workers.learn.inner.reduced_newton import ReducedNewton
 from workers.learn.losses.base import AbstractLoss
 from workers.learn.losses.logistic import Logistic
 from workers.learn.losses.softmax import Softmax
@@ -15,7 +17,9 @@ from workers.learn.losses.squared import Squared
 from workers.learn.problems.design import Array, design
 from workers.learn.problems.layout import Layout, Per
 from workers.learn.problems.linear import LinearProblem, Rows
+from workers.learn.regularizers.l1 import L1
 from workers.learn.regularizers.l2 import L2
+from workers.learn.sparse_oracle import SparseOracle
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,11 +57,23 @@ class L2Term:
     biases: bool = False
 
 
+@dataclass(frozen=True)
+class L1Term:
+    """One penalty Σ λ_g |w_j| and its strengths; `fixed` keeps them at `initial`. Intercepts are never in it."""
+
+    name: str
+    initial: float
+    per: Per = Per.MODEL
+    low: float | None = None
+    high: float | None = None
+    fixed: bool = False
+
+
 def linear_problem(
     data: LinearData,
     *,
     loss: str,
-    terms: Sequence[L2Term],
+    terms: Sequence[L2Term | L1Term],
     intercept: bool,
     dtype: torch.dtype,
     device: torch.device | str,
@@ -82,7 +98,7 @@ def linear_problem(
     folds = 0 if data.fold is None else int(np.max(data.fold)) + 1
     models = max(folds, 1)
     rule, outputs = _loss(loss, data, classes)
-    penalised = intercept and any(term.biases for term in terms)
+    penalised = intercept and any(isinstance(term, L2Term) and term.biases for term in terms)
     train = _rows(data.train, rule, models, dtype, where)
     layout = Layout.make(
         features=train.design.columns,
@@ -95,17 +111,19 @@ def linear_problem(
     valid = None if data.valid is None else _rows(data.valid, rule, models, dtype, where)
     if data.fold is not None:
         train, valid = _in_folds(train, torch.as_tensor(np.asarray(data.fold)).to(where), folds)
-    return LinearProblem(
+    problem = LinearProblem(
         layout=layout,
         loss=rule,
-        regularizers=tuple(_l2(layout, term, where) for term in terms),
+        regularizers=tuple(_l2(layout, term, where) for term in terms if isinstance(term, L2Term)),
         train=train,
         valid=valid,
         test=None if data.test is None else _rows(data.test, rule, 1, dtype, where),
+        sparse=tuple(_l1(layout, term, where) for term in terms if isinstance(term, L1Term)),
     )
+    return problem if not problem.sparse else _within_reach(problem)
 
 
-def refit_problem(problem: LinearProblem, terms: Sequence[L2Term]) -> LinearProblem:
+def refit_problem(problem: LinearProblem, terms: Sequence[L2Term | L1Term]) -> LinearProblem:
     """Return the problem of the final model after folds: one model, trained on the rows of all folds.
 
     It has the same hyperparameters, so the raw strengths that were learned apply. It has no validation rows of its
@@ -119,16 +137,60 @@ def refit_problem(problem: LinearProblem, terms: Sequence[L2Term]) -> LinearProb
     return LinearProblem(
         layout=layout,
         loss=problem.loss,
-        regularizers=tuple(_l2(layout, term, device) for term in terms),
+        regularizers=tuple(_l2(layout, term, device) for term in terms if isinstance(term, L2Term)),
         train=train,
         valid=problem.test if problem.test is not None else train,
         test=problem.test,
+        sparse=tuple(_l1(layout, term, device) for term in terms if isinstance(term, L1Term)),
     )
 
 
 def _l2(layout: Layout, term: L2Term, device: torch.device) -> L2:
     groups, shape = layout.groups(term.per, biases=term.biases)
     return L2(term.name, groups.to(device), term.initial, shape, term.fixed, term.low, term.high)
+
+
+def _l1(layout: Layout, term: L1Term, device: torch.device) -> L1:
+    groups, shape = layout.groups(term.per, biases=False)
+    return L1(term.name, groups.to(device), term.initial, shape, term.fixed, term.low, term.high)
+
+
+def _within_reach(problem: LinearProblem) -> LinearProblem:
+    """Return the problem with sparse strengths that start where weights are active.
+
+    Above max |∂_j smooth| at w = 0, of all weights of a group, the whole group is zero and stays so: the outer loss
+    does not depend on its strength there, and nothing could be learned. So boxes end at the largest such number, and
+    each strength starts at a tenth of its own or lower.
+
+    Source: Bertrand et al. (2022), section 5, for the box.
+    """
+    slopes = _slopes_of_nothing(problem).abs()
+    kept = []
+    for penalty in problem.sparse:
+        if penalty.fixed:
+            kept.append(penalty)
+            continue
+        most = slopes.new_zeros(penalty.size + 1).scatter_reduce_(0, penalty.groups, slopes, "amax")[:-1]
+        high = min(float(most.max()), math.inf if penalty.high is None else penalty.high)
+        low = min(0.0 if penalty.low is None else penalty.low, high)
+        initial = torch.clamp(0.1 * most, max=float(penalty.initial)).clamp(low, high).double().cpu()
+        start = initial.reshape(penalty.shape) if penalty.shape else float(initial)
+        kept.append(replace(penalty, initial=start, low=penalty.low and low, high=high))
+    return replace(problem, sparse=tuple(kept))
+
+
+def _slopes_of_nothing(problem: LinearProblem) -> Tensor:
+    """Return ∂ of the mean losses in the coefficients, [p], with coefficients zero and intercepts trained."""
+    nothing = L1("nothing", torch.zeros_like(problem.sparse[0].groups), 1e30, fixed=True)
+    intercepts = torch.arange(problem.layout.size, device=nothing.groups.device) >= problem.layout.coefficients
+    nothing = replace(nothing, groups=torch.where(intercepts, 1, 0))
+    alone = replace(problem, regularizers=(), sparse=(nothing,))
+    oracle, raw, w = alone.oracle(), alone.space.initial(torch.float64, torch.device("cpu")), alone.initial_weights(0)
+    raw = raw.to(w)
+    assert isinstance(oracle, SparseOracle)  # noqa: S101 (it has absolute values)
+    if problem.layout.intercepts:
+        w = ReducedNewton(max_iterations=50).solve(oracle, raw, w, tol=1e-6).w
+    return oracle.smooth_part(w, raw).gradient
 
 
 def _loss(name: str, data: LinearData, classes: int | None) -> tuple[AbstractLoss, int]:

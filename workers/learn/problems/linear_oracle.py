@@ -90,7 +90,8 @@ class LinearOracle(AbstractOracle):
     def cross_forward(self, w: Tensor, raw: Tensor, direction: Tensor) -> Tensor:
         """See `AbstractOracle.cross_forward`."""
         rates = self._space.pushforward(raw, direction)
-        return w * torch.stack([regularizer.spread(rates, w) for regularizer in self._regularizers]).sum(0)
+        spread = [regularizer.spread(rates, w) for regularizer in self._regularizers]
+        return w * torch.stack(spread).sum(0) if spread else torch.zeros_like(w)
 
     def metric(self, raw: Tensor, w: Tensor | None) -> AbstractMetric | None:
         """See `AbstractOracle.metric`."""
@@ -129,7 +130,7 @@ class LinearOracle(AbstractOracle):
     def _diagonal(self, raw: Tensor, w: Tensor) -> Tensor:
         hyper = self._space.constrain(raw)
         parts = [regularizer.diagonal(hyper, w) for regularizer in self._regularizers]
-        return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
+        return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0] if parts else torch.zeros_like(w)
 
     def _push(self, v: Tensor, design: Design) -> Tensor:
         """Return X V + b of a flat vector, [n, k, c]."""
