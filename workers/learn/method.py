@@ -32,7 +32,8 @@ class TrajectoryPoint:
     hyperparameters: Mapping[str, Tensor]
     """Natural values by name, float64 on the CPU."""
     train_loss: float
-    valid_loss: float
+    valid_loss: float | None
+    """None from a method that holds no rows back."""
     hypergradient_norm: float
     """Norm of the derivative with respect to the raw values; the projected one where there is a box.
 
@@ -113,7 +114,8 @@ def run(method: AbstractMethod[P, S], problem: P, state: S, *, max_steps: int) -
     """
     while state.step < max_steps:
         state, point = method.step(problem, state)
-        if not point.is_trial and not (math.isfinite(point.train_loss) and math.isfinite(point.valid_loss)):
+        losses = [loss for loss in (point.train_loss, point.valid_loss) if loss is not None]
+        if not point.is_trial and not all(math.isfinite(loss) for loss in losses):
             point = replace(point, status=Status.DIVERGED)
         yield state, point
         if point.status is not Status.RUNNING:

@@ -71,7 +71,7 @@ class TPE(AbstractMethod[P, TPEState]):
         box = Box.of(problem, seed=state.search.seed)
         fractions = self._suggest(state)
         search, point = conduct(problem, self.trainer, state.search, box.at(problem, fractions))
-        value = point.valid_loss if math.isfinite(point.train_loss) else math.nan
+        value = math.nan if point.valid_loss is None or not math.isfinite(point.train_loss) else point.valid_loss
         after = TPEState(
             search=search,
             fractions=torch.cat([state.fractions, fractions[None]]),
