@@ -364,7 +364,8 @@ def test_cg_stops_at_its_budget_with_the_iterate_it_has() -> None:
     h, b = definite(1e6), rhs()
     solution = CG(max_steps=5).solve(lambda v: h @ v, b, x0=None, tol=1e-10)
     assert solution.outcome is Outcome.ITERATION_LIMIT
-    assert solution.steps == 6
+    assert solution.steps == 5  # none to measure: the recurrence is known to be right so far from the tolerance
+    assert float((h @ solution.x - b).norm()) == pytest.approx(solution.residual, rel=1e-2)
     assert float(solution.x @ h @ solution.x) > 0
 
 

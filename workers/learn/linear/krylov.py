@@ -67,7 +67,7 @@ def solve_in_cycles(
         candidate = x + cycle.x
         # a residual that is far from the tolerance need not be known more precisely than itself
         near = max(target, cycle.residual) if cycle.outcome is Outcome.ITERATION_LIMIT else target
-        if cycle.drift <= 0.01 * near and cycle.outcome in (Outcome.CONVERGED, Outcome.ITERATION_LIMIT):
+        if cycle.drift < 0.01 * near and cycle.outcome in (Outcome.CONVERGED, Outcome.ITERATION_LIMIT):
             x, residual, outcome = candidate, cycle.residual, cycle.outcome
             break
         r = unit - matvec(candidate).detach()
