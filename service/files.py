@@ -19,6 +19,8 @@ from service.errors import FileMissing
 
 Source = Path | bytes
 
+CHANGED: Final = "The file store no longer holds this file as it was stored: its bytes have changed."
+
 _CHUNK: Final = 1 << 20
 _NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 _DATASET: Final = re.compile(
@@ -73,7 +75,7 @@ class _AbstractBackend(ABC):
     def size(self, key: str) -> int: ...
 
     @abstractmethod
-    def fetch(self, key: str, folder: Path, *, sha256: str) -> Path: ...
+    def path(self, key: str) -> Path | None: ...
 
     @abstractmethod
     def delete(self, keys: list[str]) -> None: ...
@@ -154,24 +156,49 @@ class FileStore:
         except FileNotFoundError:
             raise FileMissing from None
 
+    @property
+    def is_local(self) -> bool:
+        """Whether the files lie in a folder of this machine, so that nobody needs copies of them."""
+        return isinstance(self._backend, _Folder)
+
     def fetch(self, key: str, folder: Path, *, sha256: str) -> Path:
         """Return a path on this machine to the bytes, for reading only; its content has been checked.
 
         Args:
             key: what is wanted.
-            folder: the cache that a remote store downloads to; the folder store answers with its own file.
-            sha256: of the bytes; a cached copy that has another is downloaded again.
+            folder: what a remote store downloads to; the folder store answers with its own file.
+            sha256: of the bytes.
 
         Raises:
             FileMissing: nothing is stored under `key`, or not what was once stored.
         """
+        checked_hash(sha256)
         try:
-            path = self._backend.fetch(checked_key(key), folder, sha256=sha256)
+            path = self._backend.path(checked_key(key))
         except FileNotFoundError:
             raise FileMissing from None
-        if sha256_of(path) != sha256:
-            raise FileMissing("The file store no longer holds this file as it was stored: its bytes have changed.")
+        if path is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / sha256
+            with path.open("wb") as target:
+                found = self.download(key, target)
+        else:
+            found = sha256_of(path)
+        if found != sha256:
+            raise FileMissing(CHANGED)
         return path
+
+    def download(self, key: str, target: BinaryIO) -> str:
+        """Write the bytes to `target`, and return their SHA-256.
+
+        Raises:
+            FileMissing: nothing is stored under `key`.
+        """
+        digest = hashlib.sha256()
+        for piece in self.open_range(key):
+            digest.update(piece)
+            target.write(piece)
+        return digest.hexdigest()
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove what lies under `keys`; one that is gone already is no error."""
@@ -235,7 +262,7 @@ class _Folder(_AbstractBackend):
     def size(self, key: str) -> int:
         return self._path(key).stat().st_size
 
-    def fetch(self, key: str, folder: Path, *, sha256: str) -> Path:  # noqa: ARG002  (it needs no cache)
+    def path(self, key: str) -> Path | None:
         path = self._path(key)
         path.stat()
         return path
@@ -319,20 +346,8 @@ class _ObjectStore(_AbstractBackend):
         with _reachable():
             return obstore.head(self._store, key)["size"]
 
-    def fetch(self, key: str, folder: Path, *, sha256: str) -> Path:
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / _checked_hash(sha256)
-        if path.is_file() and sha256_of(path) == sha256:
-            return path
-        aside = folder / f".{secrets.token_hex(16)}"
-        try:
-            with _reachable(), aside.open("xb") as target:
-                for piece in obstore.get(self._store, key).stream(min_chunk_size=_CHUNK):
-                    target.write(piece)
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
-        return path
+    def path(self, key: str) -> Path | None:  # noqa: ARG002
+        return None
 
     def delete(self, keys: list[str]) -> None:
         with _reachable():
@@ -392,7 +407,12 @@ def _require(sha256: str, expected: str | None) -> None:
         raise ValueError("a dataset's key is the SHA-256 of its bytes; these bytes have another")
 
 
-def _checked_hash(sha256: str) -> str:
+def checked_hash(sha256: str) -> str:
+    """Return `sha256` if it is a hash, so that it may become a name on the disk.
+
+    Raises:
+        ValueError: it is none.
+    """
     if not re.fullmatch(r"[0-9a-f]{64}", sha256, re.ASCII):
         raise ValueError("a SHA-256 is 64 hexadecimal digits")
     return sha256

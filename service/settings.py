@@ -99,6 +99,12 @@ class Settings(BaseSettings):
     threads: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="CPU threads of a job; null: as many as the worker may use."
     )
+    cache_bytes: Annotated[int, Field(ge=0)] = Field(
+        default=20 * 2**30, description="Copies of remote datasets kept on a machine's disk; what is in use stays."
+    )
+    cache_days: Annotated[float, Field(ge=0)] = Field(
+        default=30.0, description="Such a copy is removed when it was not used for so long."
+    )
     memory_bytes: int | None = Field(default=None, description="Host memory that a job may use; null: no limit.")
     retention_days: float | None = Field(default=None, description="Delete ended jobs after so long; null: never.")
     idempotency_hours: float = Field(default=24.0, description="How long idempotency keys are remembered.")

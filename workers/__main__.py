@@ -1,14 +1,18 @@
 """`python -m workers`: one worker. Never imports torch; its runners do."""
 
 import argparse
+import logging
 import os
 import signal
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from types import FrameType
+from typing import Final
 
 from service import logs
+from service.cache import FileCache, make_cache
 from service.files import FileStore
 from service.queue import make_bell
 from service.settings import Settings
@@ -18,6 +22,19 @@ from workers.child import RUNNER
 from workers.devices import find_device
 from workers.reconciler import Reconciler
 from workers.supervisor import Supervisor
+
+log = logging.getLogger(__name__)
+
+_PRUNING_SECONDS: Final = 3600.0
+"""How often copies of datasets are looked through for old ones; what is too much goes with each download."""
+
+
+def prune_now(cache: FileCache) -> None:
+    """Prune copies of datasets; that it fails is no reason not to work."""
+    try:
+        cache.prune()
+    except OSError as error:
+        log.warning("Copies of datasets could not be pruned", extra={"error": str(error)})
 
 
 def run_worker(settings: Settings, device: str, *, command: Sequence[str] = RUNNER) -> None:
@@ -48,14 +65,18 @@ def run_worker(settings: Settings, device: str, *, command: Sequence[str] = RUNN
         draining=draining,
         command=command,
     )
-    reconciler = Reconciler(
-        store, FileStore(settings.files), make_bell(settings), settings, holder=supervisor.worker_id
-    )
+    files = FileStore(settings.files)
+    reconciler = Reconciler(store, files, make_bell(settings), settings, holder=supervisor.worker_id)
+    cache, prune_at = make_cache(files, settings), 0.0
     left = Event()
     with ThreadPoolExecutor(1, thread_name_prefix="reconciler") as threads:
         keeping_order = threads.submit(reconciler.run, left)
 
         def check() -> None:
+            nonlocal prune_at
+            if time.monotonic() >= prune_at:
+                prune_at = time.monotonic() + _PRUNING_SECONDS
+                prune_now(cache)
             if keeping_order.done():  # it ends by itself only over a mistake of ours: better to begin anew than without
                 keeping_order.result()
 

@@ -16,6 +16,7 @@ import torch.utils.deterministic
 
 from service import logs
 from service.builtin import builtin_dataset
+from service.cache import make_cache
 from service.errors import FileMissing, LeaseLost, NotFound, StoreUnavailable
 from service.files import FileStore, job_key
 from service.records import AttemptOutcome, Claim, DatasetRecord, FileRecord, JobStatus, JsonObject, Lease
@@ -73,6 +74,8 @@ class Runner:
         self._begin = begin
         self._store = Store(Database(settings.database, pool_size=2))
         self._files = FileStore(settings.files)
+        self._cache = make_cache(self._files, settings)
+        self._in_use = contextlib.ExitStack()
 
     def execute(self, assignment: Assignment) -> None:
         """Bring the job to its verdict. Whatever goes wrong ends here, except for a GPU that broke.
@@ -237,8 +240,11 @@ class Runner:
             return builtin, None
         try:
             record = self._insist_on_store(lambda: self._store.datasets.get(dataset_id))
-            folder = self._settings.data_dir / "cache"
-            return record, self._insist_on_files(lambda: self._files.fetch(record.key, folder, sha256=record.sha256))
+            held = self._cache.held
+            # For as long as this process lives, which is as long as its one job: nobody prunes it meanwhile.
+            return record, self._insist_on_files(
+                lambda: self._in_use.enter_context(held(record.key, sha256=record.sha256))
+            )
         except (NotFound, FileMissing) as error:
             raise BadData(f"the dataset {dataset_id} is not there any more") from error
 

@@ -1,6 +1,7 @@
 """Datasets: to upload, look at and delete."""
 
 import re
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import PurePath
 from typing import Annotated, Final
@@ -25,6 +26,7 @@ from service.api.refusals import Fault, FilesUnavailable, InvalidRequest
 from service.api.services import Injected, Services
 from service.api.uploads import Upload, received
 from service.builtin import BUILTIN_DATASETS, builtin_dataset
+from service.cache import make_cache
 from service.identifiers import new_id
 from service.inspection import DatasetFormat, InspectionLimits, UnusableFile, inspect, preview, preview_builtin
 from service.records import DatasetRecord, JsonObject, KeyScope
@@ -260,8 +262,10 @@ def _preview(services: Services, dataset: DatasetRecord, rows: int) -> JsonObjec
     limits = replace(_limits(services), wall_seconds=60.0, cpu_seconds=60)
     if not dataset.key:
         return preview_builtin(dataset.id, rows=rows, limits=limits)
-    try:
-        path = services.files.fetch(dataset.key, services.settings.data_dir / "cache", sha256=dataset.sha256)
-    except OSError as error:
-        raise FilesUnavailable from error
-    return preview(path, DatasetFormat(dataset.format), rows=rows, limits=limits)
+    with ExitStack() as stack:
+        cache = make_cache(services.files, services.settings)
+        try:
+            path = stack.enter_context(cache.held(dataset.key, sha256=dataset.sha256))
+        except OSError as error:
+            raise FilesUnavailable from error
+        return preview(path, DatasetFormat(dataset.format), rows=rows, limits=limits)

@@ -111,16 +111,6 @@ def test_a_file_that_changed_in_the_store_is_not_handed_out(store: FileStore, tm
         store.fetch(key, tmp_path / "cache", sha256=sha256_of(b"what was stored"))
 
 
-def test_a_damaged_cached_copy_is_downloaded_again(tmp_path: Path) -> None:
-    store = FileStore("memory://")
-    key = new_dataset_key(sha256_of(b"rows"))
-    store.put(key, b"rows")
-    path = store.fetch(key, tmp_path / "cache", sha256=sha256_of(b"rows"))
-    path.write_bytes(b"rot")
-    assert store.fetch(key, tmp_path / "cache", sha256=sha256_of(b"rows")).read_bytes() == b"rows"
-    assert [entry.name for entry in (tmp_path / "cache").iterdir()] == [path.name]
-
-
 def test_a_put_that_fails_leaves_nothing_and_keeps_what_was_there(tmp_path: Path) -> None:
     store = FileStore(tmp_path.as_uri())
     key = job_key(JOB, "result.json")
