@@ -15,9 +15,12 @@ from workers.learn.inner.lbfgs import LBFGS
 from workers.learn.linear.base import AbstractLinearSolver
 from workers.learn.linear.cg import CG
 from workers.learn.method import AbstractMethod, Answer, Status, TrajectoryPoint, natural_values
+from workers.learn.methods.evaluation import Evaluation
+from workers.learn.methods.implicit_path import MOST_RETREATS, PathFollower
 from workers.learn.oracle import AbstractMetric, AbstractOracle
 from workers.learn.outer.adam import Adam, AdamState
 from workers.learn.outer.box import projected_gradient
+from workers.learn.outer.path import PathState
 from workers.learn.outer.quasi_newton import QuasiNewton, QuasiNewtonState
 from workers.learn.problem import AbstractBilevelProblem, Part
 from workers.learn.whitened_oracle import WhitenedOracle
@@ -26,27 +29,6 @@ _MOST_REFINEMENTS = 4
 _MOST_REJECTIONS = 8
 # The bound ‖residual‖ · ‖dw/draw‖ of an adjoint's effect is never attained; measured on digits, a9a, breast_cancer.
 _LINEAR_SLACK = 6.0
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One point at which the outer objective and its gradient are known."""
-
-    raw: Tensor
-    weights: Tensor
-    adjoint: Tensor
-    """q, [p], of the original coordinates."""
-    value: float
-    """Outer loss at `weights`."""
-    corrected: float
-    """Outer loss less ⟨q, ∂_w inner⟩: what it would be at the exact minimiser, to second order."""
-    gradient: Tensor
-    error: float
-    """|⟨q, ∂_w inner⟩|: first-order estimate of how much the inner residual changes the outer loss."""
-    adjoint_norm: float
-    """‖q‖ in the coordinates of the solves."""
-    uncertainty: float
-    """Estimated error of the gradient, from the residuals of both solves."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +45,8 @@ class ImplicitState:
     """The evaluation before: with `best` it tells how the weights move."""
     quasi_newton: QuasiNewtonState | None
     adam: AdamState | None
+    path: PathState | None
+    """Of one hyperparameter; None before the first training has ended well."""
     curvature_at: Tensor | None
     """Weights at which the metric takes its curvature; None for the bound that holds everywhere."""
     accuracy: float
@@ -84,8 +68,8 @@ class Implicit(AbstractMethod[AbstractBilevelProblem, ImplicitState]):
     - Warm starts: `w` from a secant through the last two solutions, `q` from the last one.
     - Both solves run in coordinates in which the inner Hessian is near the identity, where the oracle offers
       such a metric, with curvature refreshed where that is cheaper than the iterations it saves.
-    - `lbfgs` steps: quasi-Newton on the outer objective, in one dimension a safeguarded secant. `adam` for
-      objectives that are too noisy for values to be compared.
+    - `lbfgs` steps: quasi-Newton on the outer objective; of one strength, along the path of its weights
+      (`PathFollower`). `adam` for objectives that are too noisy for values to be compared.
 
     Source: the implicit function theorem as in Pedregosa (2016) and Lorraine et al. (2020); the correction is
     the dual-weighted residual of Becker & Rannacher (2001).
@@ -97,7 +81,12 @@ class Implicit(AbstractMethod[AbstractBilevelProblem, ImplicitState]):
     inner: AbstractInnerSolver = field(default_factory=lambda: LBFGS(first_step=1.0))
     outer: QuasiNewton | Adam = field(default_factory=QuasiNewton)
     tolerance: float = 1e-5
-    """Stop when no coordinate's slope, per unit of raw, exceeds this fraction of the outer loss."""
+    """Stop when no coordinate's slope, per unit of raw, exceeds this fraction of the outer loss.
+
+    One strength: when what is left to gain is at most this fraction, and `resolution` or a hundredth of it is reached.
+    """
+    resolution: float = 0.045
+    """How precisely one strength has to be known, as a fraction of it."""
     precondition: bool = True
 
     def init(self, problem: AbstractBilevelProblem, *, seed: int) -> ImplicitState:
@@ -107,7 +96,7 @@ class Implicit(AbstractMethod[AbstractBilevelProblem, ImplicitState]):
         if raw.numel() == 0:
             raise LearnError("there is nothing to learn: every strength is fixed")
         adam = AdamState.zeros(raw) if isinstance(self.outer, Adam) else None
-        return ImplicitState(0, Cost(), seed, raw, None, None, None, adam, w, 0.3, confirming=False)
+        return ImplicitState(0, Cost(), seed, raw, None, None, None, adam, None, w, 0.3, confirming=False)
 
     def answer(self, problem: AbstractBilevelProblem, state: ImplicitState) -> Answer:  # noqa: ARG002
         """See `AbstractMethod.answer`."""
@@ -118,20 +107,35 @@ class Implicit(AbstractMethod[AbstractBilevelProblem, ImplicitState]):
     def step(self, problem: AbstractBilevelProblem, state: ImplicitState) -> tuple[ImplicitState, TrajectoryPoint]:
         """See `AbstractMethod.step`."""
         oracle = problem.oracle()
-        found, inner, cost, refreshed = self._evaluate(problem, oracle, state)
-        state = replace(state, step=state.step + 1, cost=state.cost + cost, curvature_at=refreshed)
-        low, high = problem.space.bounds(found.raw.dtype, found.raw.device)
+        low, high = problem.space.bounds(state.trial.dtype, state.trial.device)
         match self.outer:
+            case QuasiNewton() if state.trial.numel() == 1:
+                state, found, inner, status = self._along_the_path(problem, oracle, state, float(low), float(high))
             case QuasiNewton():
+                found, inner, cost, refreshed = self._evaluate(problem, oracle, state)
+                state = replace(state, step=state.step + 1, cost=state.cost + cost, curvature_at=refreshed)
                 state, status = self._quasi_newton(self.outer, state, found, low, high)
             case Adam():
+                found, inner, cost, refreshed = self._evaluate(problem, oracle, state)
+                state = replace(state, step=state.step + 1, cost=state.cost + cost, curvature_at=refreshed)
                 state, status = self._adam(self.outer, state, found, low, high)
+        return state, self._point(problem, state, found, inner, status)
+
+    def _point(
+        self,
+        problem: AbstractBilevelProblem,
+        state: ImplicitState,
+        found: Evaluation,
+        inner: InnerSolution,
+        status: Status,
+    ) -> TrajectoryPoint:
+        low, high = problem.space.bounds(found.raw.dtype, found.raw.device)
         gradient = projected_gradient(found.raw, found.gradient, low, high)
         train = problem.evaluate(found.weights, Part.TRAIN)["loss"]
         valid = problem.evaluate(found.weights, Part.VALID)
-        assert state.best is not None  # noqa: S101 (both branches set it)
+        assert state.best is not None  # noqa: S101 (every step sets it)
         metrics = {f"valid_{name}": value for name, value in valid.items() if name != "loss"}
-        return state, TrajectoryPoint(
+        return TrajectoryPoint(
             step=state.step - 1,
             hyperparameters=natural_values(problem.space, found.raw),
             train_loss=train,
@@ -149,6 +153,47 @@ class Implicit(AbstractMethod[AbstractBilevelProblem, ImplicitState]):
             status=status,
         )
 
+    def _along_the_path(
+        self, problem: AbstractBilevelProblem, oracle: AbstractOracle, state: ImplicitState, low: float, high: float
+    ) -> tuple[ImplicitState, Evaluation, InnerSolution, Status]:
+        """Evaluate the trial and look for the next one along the path of the weights."""
+        follower = PathFollower(self.solver, self.inner, self.tolerance, self.resolution, self.precondition)
+        raw, seed, best, path = state.trial, state.seed + state.step, state.best, state.path
+        if best is None or path is None:
+            patient = state.step >= MOST_RETREATS
+            w0 = problem.initial_weights(state.seed)
+            trained = follower.begin(oracle, raw, w0, state.curvature_at, patient=patient, seed=seed)
+        else:
+            trained = follower.go_on(oracle, raw, best, state.previous, path, state.curvature_at, seed=seed)
+        found, cost = trained.found, trained.cost
+        if trained.metric is not None and state.step == 0:
+            cost += trained.metric.cost
+        state = replace(state, step=state.step + 1)
+        stronger = follower.retreat(trained, high) if path is None and state.step <= MOST_RETREATS else None
+        if stronger is not None:
+            state = replace(state, cost=state.cost + cost, best=found, trial=raw.new_tensor([stronger]))
+            return state, found, trained.inner, Status.RUNNING
+        path, accepted = follower.take(path, found if best is None else best, found, low, high)
+        if accepted or best is None:
+            best, previous = found, None if state.path is None else best
+        else:
+            previous = found
+        heading = follower.head(oracle, best, previous, path, (low, high))
+        cost += heading.cost
+        refreshed = state.curvature_at
+        if trained.metric is not None and not heading.done and trained.spent > trained.metric.cost.gradient_equivalents:
+            cost, refreshed = cost + trained.metric.cost, found.weights
+        state = replace(
+            state,
+            cost=state.cost + cost,
+            trial=raw.new_tensor([heading.trial]),
+            best=best,
+            previous=previous,
+            path=heading.path,
+            curvature_at=refreshed,
+        )
+        return state, found, trained.inner, Status.CONVERGED if heading.done else Status.RUNNING
+
     def _evaluate(
         self, problem: AbstractBilevelProblem, oracle: AbstractOracle, state: ImplicitState
     ) -> tuple[Evaluation, InnerSolution, Cost, Tensor | None]:
@@ -159,7 +204,9 @@ class Implicit(AbstractMethod[AbstractBilevelProblem, ImplicitState]):
         cost = metric.cost if metric is not None and best is None else Cost()
         seen = WhitenedOracle(oracle, metric) if metric is not None else oracle
         u = metric.inverse(w0) if metric is not None else w0
-        q = None if best is None else best.adjoint if metric is None else metric.inverse(best.adjoint)
+        q = None if best is None else best.adjoint
+        if q is not None and metric is not None:
+            q = metric.inverse(q)
         if best is None:
             start = seen.inner(u, raw)
             cost += Cost(gradients=1)
@@ -195,6 +242,7 @@ class Implicit(AbstractMethod[AbstractBilevelProblem, ImplicitState]):
             raw,
             weights,
             adjoint,
+            None,
             at.outer,
             at.outer - correction,
             at.value,

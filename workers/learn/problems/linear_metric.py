@@ -53,8 +53,8 @@ class Curvature:
                 edge = rows.design.transposed_times(shared).T[:, :, None]  # [k, d, 1]
                 corner = shared.sum(0)[:, None, None]
                 blocks = torch.cat([torch.cat([blocks, edge], dim=2), torch.cat([edge.mT, corner], dim=2)], dim=1)
-            # A Hessian product passes 2 c times through the entries of X; a Gram matrix as often as a row is long.
-            equivalent = math.ceil(rows.design.entries_squared / (2 * c * max(rows.design.entries, 1)))
+            # A Hessian product passes 2 c times through the entries of X.
+            equivalent = math.ceil(rows.design.gram_multiplications / (2 * c * max(rows.design.entries, 1)))
         else:
             blocks, equivalent = None, 1
         coefficients = rows.design.squares_times(second.view(n, k * c))
