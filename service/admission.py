@@ -10,7 +10,7 @@ from service.estimates.base import Estimate
 from service.estimates.denoiser import estimate_denoiser
 from service.estimates.linear import estimate_linear, linear_strengths
 from service.estimates.network import estimate_mlp
-from service.image_task import read_image_task
+from service.image_task import ImageTask, read_image_task
 from service.records import DatasetRecord
 from service.spec.data import ColumnSplit
 from service.spec.hyperparameters import Granularity
@@ -18,7 +18,7 @@ from service.spec.job import Device, JobSpec, Precision
 from service.spec.linear import DirectSolver, NystromSolver
 from service.spec.methods import Grid, solver_of
 from service.spec.models import MLP, NETWORKS, Denoiser, LinearModel
-from service.spec.regularizers import L2
+from service.spec.regularizers import L1, L2, FieldOfExperts
 from service.task import Refusal, Task, read_task
 
 LARGEST_DIRECT = 4096
@@ -83,6 +83,8 @@ def admit(spec: JobSpec, dataset: DatasetRecord, *, gpu_online: bool | None = No
             images = read_image_task(spec.data, dataset, spec.model)
             if isinstance(images, list):
                 return Admission(tuple(images), (), None)
+            if refused := tuple(_filter_refusals(spec, images)):
+                return Admission(refused, (), None)
             figures = estimate_denoiser(spec, images)
             warnings = ()
         case _:
@@ -110,6 +112,16 @@ def _solver_refusals(spec: JobSpec, weights: int) -> Iterator[Refusal]:
         )
     if isinstance(solver, NystromSolver) and solver.rank > weights:
         yield Refusal("/method/solver/rank", f"the rank cannot exceed the number of weights, {weights:,}")
+
+
+def _filter_refusals(spec: JobSpec, images: ImageTask) -> Iterator[Refusal]:
+    least = min(images.shape[:2])
+    for place, regularizer in enumerate(spec.regularizers):
+        if isinstance(regularizer, FieldOfExperts) and regularizer.size // 2 > least:
+            yield Refusal(
+                f"/regularizers/{place}/size",
+                f"images of {images.shape[0]} × {images.shape[1]} take filters of up to {2 * least + 1} pixels",
+            )
 
 
 def _grid_refusals(spec: JobSpec, strengths: int) -> Iterator[Refusal]:
@@ -142,7 +154,7 @@ def _device_warnings(spec: JobSpec, *, gpu_online: bool | None) -> Iterator[Admi
 def _linear_warnings(spec: JobSpec, model: LinearModel, task: Task) -> Iterator[AdmissionWarning]:
     for place, regularizer in enumerate(spec.regularizers):
         pointer = f"/regularizers/{place}/strength"
-        if not isinstance(regularizer, L2) or not regularizer.strength.is_learned:
+        if not isinstance(regularizer, L2 | L1) or not regularizer.strength.is_learned:
             continue
         many = linear_strengths(regularizer, task, intercept=model.intercept)
         match regularizer.strength.per:
@@ -166,11 +178,11 @@ def _linear_warnings(spec: JobSpec, model: LinearModel, task: Task) -> Iterator[
 
 
 def _redundant(spec: JobSpec) -> Iterator[AdmissionWarning]:
-    seen: set[tuple[Granularity, bool]] = set()
+    seen: set[tuple[str, Granularity, bool]] = set()
     for place, regularizer in enumerate(spec.regularizers):
-        if not isinstance(regularizer, L2) or not regularizer.strength.is_learned:
+        if not isinstance(regularizer, L2 | L1) or not regularizer.strength.is_learned:
             continue
-        group = (regularizer.strength.per, regularizer.biases)
+        group = (regularizer.kind, regularizer.strength.per, isinstance(regularizer, L2) and regularizer.biases)
         if group in seen:
             yield AdmissionWarning(
                 f"/regularizers/{place}/strength",

@@ -15,16 +15,18 @@ from service.spec.methods import Implicit, solver_of
 from workers.build.solvers import build_solver
 from workers.learn.cost import Cost
 from workers.learn.hypergradient import hypergradient
+from workers.learn.hyperparameters import HyperparameterSpace
 from workers.learn.inner.base import AbstractInnerSolver, InnerSolution
 from workers.learn.inner.lbfgs import LBFGS
 from workers.learn.inner.newton_cg import NewtonCG
+from workers.learn.inner.reduced_newton import ReducedNewton
 from workers.learn.linear.cg import CG
 from workers.learn.method import Answer
 from workers.learn.oracle import AbstractOracle
-from workers.learn.problems.linear import LinearProblem
+from workers.learn.sparse_oracle import SparseOracle
 from workers.learn.verification import Neighbour, directional_check, neighbours, random_direction
 from workers.learn.whitened_oracle import WhitenedOracle
-from workers.precision import in_double
+from workers.precision import P, in_double
 from workers.verdict import Findings, Verdict, judge
 
 __all__ = ["Evidence", "Verdict", "examine"]
@@ -123,7 +125,7 @@ class _Watched(AbstractInnerSolver):
         return solution
 
 
-def examine(problem: LinearProblem, answer: Answer, spec: JobSpec) -> Evidence:
+def examine(problem: P, answer: Answer, spec: JobSpec) -> Evidence:
     """Check an answer by training again at it and around it.
 
     - The hypergradient, with the linear system solved exactly, against central differences of the outer objective
@@ -150,6 +152,8 @@ def examine(problem: LinearProblem, answer: Answer, spec: JobSpec) -> Evidence:
     solver = LBFGS(max_iterations=_MOST_ITERATIONS, first_step=None if metric is None else 1.0)
     # Quasi-Newton steps stall where rounding hides what they gain; Newton's reach the last digits.
     inner, loose = _Watched(NewtonCG(max_iterations=_MOST_NEWTON_STEPS)), _Watched(solver)
+    if isinstance(oracle, SparseOracle):
+        inner = loose = _Watched(ReducedNewton(margin=1e-3))
 
     start = seen.outer(u, raw)
     pull = max(_norm(start.gradient), 1e-300)
@@ -203,9 +207,9 @@ def examine(problem: LinearProblem, answer: Answer, spec: JobSpec) -> Evidence:
         findings,
         step=check.best.step,
         seed=spec.seed,
-        strengths=_strengths(problem, raw, around.neighbours),
+        strengths=_strengths(problem.space, raw, around.neighbours),
         own=own,
-        cost=inner.cost + loose.cost + exact.cost,
+        cost=inner.cost + (loose.cost if loose is not inner else Cost()) + exact.cost,
     )
 
 
@@ -221,9 +225,9 @@ def _norm(vector: Tensor) -> float:
     return float(torch.linalg.vector_norm(vector))
 
 
-def _strengths(problem: LinearProblem, raw: Tensor, found: tuple[Neighbour, ...]) -> tuple[float, ...]:
-    natural = torch.cat([part.reshape(-1) for part in problem.space.constrain(raw).values()]).tolist()
-    at = dict(zip(problem.space.scalar_names(), natural, strict=True))
+def _strengths(space: HyperparameterSpace, raw: Tensor, found: tuple[Neighbour, ...]) -> tuple[float, ...]:
+    natural = torch.cat([part.reshape(-1) for part in space.constrain(raw).values()]).tolist()
+    at = dict(zip(space.scalar_names(), natural, strict=True))
     return tuple(at[neighbour.name] * neighbour.factor for neighbour in found)
 
 

@@ -8,10 +8,11 @@ from torch import Tensor
 from workers.learn.cost import Cost
 from workers.learn.inner.base import InnerSolution
 from workers.learn.inner.lbfgs import LBFGS
+from workers.learn.inner.reduced_newton import ReducedNewton
 from workers.learn.method import Answer
 from workers.learn.problem import Part
 from workers.learn.problems.linear import LinearProblem
-from workers.learn.problems.linear_data import L2Term, refit_problem
+from workers.learn.problems.linear_data import L1Term, L2Term, refit_problem
 from workers.learn.whitened_oracle import WhitenedOracle
 from workers.precision import in_double
 
@@ -32,7 +33,7 @@ class FinishedModel:
     cost: Cost
 
 
-def finish(problem: LinearProblem, answer: Answer, terms: Sequence[L2Term], *, seed: int) -> FinishedModel:
+def finish(problem: LinearProblem, answer: Answer, terms: Sequence[L2Term | L1Term], *, seed: int) -> FinishedModel:
     """Train once more, in float64 and as far as that goes, and measure every part.
 
     With folds the final model is trained on the rows of all folds. A strength λ of a mean loss over n rows is a
@@ -66,6 +67,8 @@ def finish(problem: LinearProblem, answer: Answer, terms: Sequence[L2Term], *, s
 
 def _train(problem: LinearProblem, raw: Tensor, w0: Tensor) -> InnerSolution:
     oracle = problem.oracle()
+    if problem.sparse:
+        return ReducedNewton(margin=1.0).solve(oracle, raw, w0, tol=1e-10)
     metric = oracle.metric(raw, w0)
     # Half its square is the excess of the loss, where the metric is near the Hessian: beyond this is rounding.
     tol = 1e-9

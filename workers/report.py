@@ -3,7 +3,7 @@
 import json
 import platform
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Final
 
@@ -16,7 +16,7 @@ from service.numbers import jsonable
 from service.records import FileRecord, JsonObject
 from service.spec.hyperparameters import Granularity
 from service.spec.job import JobSpec
-from service.spec.regularizers import L2
+from service.spec.regularizers import L1, L2
 from service.version import version as own_version
 from workers.build.names import strength_names
 from workers.data.load import LoadedData, feature_names
@@ -41,7 +41,7 @@ class Spent:
     device_s: float
     peak_memory_bytes: int
     cost: Cost
-    """Of the method's run; checks and the final training are added to it here."""
+    """Of the method's run, until checks and the final training are added to it."""
 
 
 def point_body(point: TrajectoryPoint) -> JsonObject:
@@ -54,7 +54,7 @@ def point_body(point: TrajectoryPoint) -> JsonObject:
     return {
         "hyperparameters": {name: _summary(value) for name, value in point.hyperparameters.items()},
         "train_loss": jsonable(point.train_loss),
-        "valid_loss": jsonable(point.valid_loss),
+        "valid_loss": None if point.valid_loss is None else jsonable(point.valid_loss),
         "hypergradient_norm": jsonable(point.hypergradient_norm),
         "metrics": _numbers(point.metrics),
         "inner": {"iterations": point.inner_iterations, "residual": jsonable(point.inner_residual)},
@@ -83,26 +83,55 @@ def result_body(
         spent: what the run took.
         files: those that are stored already.
     """
-    total = spent.cost + evidence.cost + model.cost
-    return {
-        "hyperparameters": {
-            name: _block(value, _entry_names(name, value, spec, data)) for name, value in strengths.items()
-        },
-        "metrics": {part: _numbers(values) for part, values in model.metrics.items()},
-        "evidence": evidence.body(),
-        "model": {
+    return any_result_body(
+        spec,
+        {name: described(value, _entry_names(name, value, spec, data)) for name, value in strengths.items()},
+        model.metrics,
+        evidence.body(),
+        {
             "trained_on": model.trained_on,
             "rows": model.rows,
             "strength_factor": model.strength_factor,
             "features": data.task.width,
             "classes": None if data.class_names is None else list(data.class_names),
         },
+        spent=replace(spent, cost=spent.cost + evidence.cost + model.cost),
+        files=files,
+    )
+
+
+def any_result_body(
+    spec: JobSpec,
+    hyperparameters: JsonObject,
+    metrics: Mapping[str, Mapping[str, float]],
+    evidence: JsonObject,
+    model: JsonObject,
+    *,
+    spent: Spent,
+    files: Iterable[FileRecord],
+) -> JsonObject:
+    """The result of a job on any model that has succeeded.
+
+    Args:
+        spec: the job.
+        hyperparameters: what was learned: each `described`, by name.
+        metrics: part → name → value.
+        evidence: of the answer.
+        model: what is to be known of the final model.
+        spent: what everything took, checks and the final training included.
+        files: those that are stored already.
+    """
+    return {
+        "hyperparameters": hyperparameters,
+        "metrics": {part: _numbers(values) for part, values in metrics.items()},
+        "evidence": evidence,
+        "model": model,
         "cost": {
             "wall_s": jsonable(spent.wall_s),
             "device_s": jsonable(spent.device_s),
-            "inner_iterations": total.inner_iterations,
-            "gradients": total.gradients,
-            "hessian_vector_products": total.hessian_vector_products,
+            "inner_iterations": spent.cost.inner_iterations,
+            "gradients": spent.cost.gradients,
+            "hessian_vector_products": spent.cost.hessian_vector_products,
             "peak_memory_bytes": spent.peak_memory_bytes,
         },
         "files": [{"name": file.name, "sha256": file.sha256, "size_bytes": file.size_bytes} for file in files],
@@ -134,13 +163,13 @@ def weights_file(spec: JobSpec, data: LoadedData, model: FinishedModel) -> bytes
         "classes": json.dumps(data.class_names, ensure_ascii=False),
         "trained_on": model.trained_on,
     }
-    return _safetensors({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
+    return safetensors_file({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
 
 
 def hyperparameters_file(strengths: Mapping[str, Tensor]) -> bytes:
     """`hyperparameters.safetensors`: every learned strength by name, float64, in natural units."""
     tensors = {name: value.detach().cpu().double().contiguous() for name, value in strengths.items()}
-    return _safetensors(tensors, {"format": "hyperdial/hyperparameters/1", "units": "natural"})
+    return safetensors_file(tensors, {"format": "hyperdial/hyperparameters/1", "units": "natural"})
 
 
 def result_file(result: JsonObject) -> bytes:
@@ -154,7 +183,7 @@ def versions() -> Mapping[str, str]:
     return {"hyperdial": own_version(), "python": platform.python_version(), **packages}
 
 
-def _safetensors(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+def safetensors_file(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
     """Return a safetensors file that is the same, byte for byte, whenever its content is.
 
     The library writes metadata in an order that changes from process to process, and with it the file's hash.
@@ -179,7 +208,8 @@ def _summary(value: Tensor) -> JsonValue:
     }
 
 
-def _block(value: Tensor, names: list[str] | None) -> JsonValue:
+def described(value: Tensor, names: list[str] | None) -> JsonValue:
+    """Return a number, or of an array its summary, its values if they are not too many, and what they are for."""
     summary = _summary(value)
     if not isinstance(summary, dict) or value.numel() > _MOST_VALUES:
         return summary
@@ -192,7 +222,7 @@ def _entry_names(name: str, value: Tensor, spec: JobSpec, data: LoadedData) -> l
     if value.ndim == 0 or value.numel() > _MOST_VALUES:
         return None
     regularizer = dict(zip(strength_names(spec), spec.regularizers, strict=True))[name]
-    match regularizer.strength.per if isinstance(regularizer, L2) else None:
+    match regularizer.strength.per if isinstance(regularizer, L2 | L1) else None:
         case Granularity.FEATURE:
             biases = ["intercept"] if value.numel() > data.task.width else []
             return [*feature_names(data.task), *biases]

@@ -18,7 +18,7 @@ from service.spec.job import JobSpec
 from service.spec.linear import DirectSolver
 from service.spec.methods import solver_of
 from service.spec.models import LinearModel
-from service.spec.regularizers import L2
+from service.spec.regularizers import L1, L2
 from service.task import Task
 
 _OUTPUT_ARRAYS: Final = 12
@@ -33,7 +33,7 @@ _GRADIENTS_A_STEP: Final = 30
 def estimate_linear(spec: JobSpec, model: LinearModel, dataset: DatasetRecord, task: Task) -> Estimate:
     """Count what is to be learned and guess what that takes."""
     models = task.folds or 1
-    penalties = [regularizer for regularizer in spec.regularizers if isinstance(regularizer, L2)]
+    penalties = [regularizer for regularizer in spec.regularizers if isinstance(regularizer, L2 | L1)]
     weights = models * (task.width * task.outputs + _intercepts(model, penalties, task))
     strengths = sum(
         linear_strengths(regularizer, task, intercept=model.intercept)
@@ -67,10 +67,10 @@ def estimate_linear(spec: JobSpec, model: LinearModel, dataset: DatasetRecord, t
     )
 
 
-def linear_strengths(regularizer: L2, task: Task, *, intercept: bool) -> int:
+def linear_strengths(regularizer: L2 | L1, task: Task, *, intercept: bool) -> int:
     """How many strengths a penalty has; folds share them."""
     d, c = task.width, task.outputs
-    biases = intercept and regularizer.biases
+    biases = intercept and isinstance(regularizer, L2) and regularizer.biases
     match regularizer.strength.per:
         case Granularity.FEATURE:
             return d + biases
@@ -82,9 +82,9 @@ def linear_strengths(regularizer: L2, task: Task, *, intercept: bool) -> int:
             return 1
 
 
-def _intercepts(model: LinearModel, penalties: list[L2], task: Task) -> int:
+def _intercepts(model: LinearModel, penalties: list[L2 | L1], task: Task) -> int:
     """Of one model. Softmax intercepts that nobody penalises are confined to sum zero: one less than classes."""
     if not model.intercept:
         return 0
-    is_penalised = any(penalty.biases for penalty in penalties)
+    is_penalised = any(isinstance(penalty, L2) and penalty.biases for penalty in penalties)
     return task.outputs if task.outputs == 1 or is_penalised else task.outputs - 1

@@ -10,16 +10,16 @@ from typing import Final
 from service.spec.hyperparameters import Granularity
 
 CAPABILITIES: Final[Mapping[str, Mapping[str, frozenset[str]]]] = {
-    "grid": {"linear": frozenset({"l2"}), "mlp": frozenset({"l2"}), "denoiser": frozenset({"tv"})},
-    "hoag": {"linear": frozenset({"l2"}), "denoiser": frozenset({"tv", "field_of_experts"})},
+    "grid": {"linear": frozenset({"l1", "l2"}), "mlp": frozenset({"l2"}), "denoiser": frozenset({"tv"})},
+    "hoag": {"linear": frozenset({"l1", "l2"}), "denoiser": frozenset({"tv", "field_of_experts"})},
     "implicit": {
-        "linear": frozenset({"l2"}),
+        "linear": frozenset({"l1", "l2"}),
         "mlp": frozenset({"l2"}),
         "denoiser": frozenset({"tv", "field_of_experts"}),
     },
     "maid": {"linear": frozenset({"l2"}), "denoiser": frozenset({"tv", "field_of_experts"})},
-    "random": {"linear": frozenset({"l2"}), "mlp": frozenset({"l2"}), "denoiser": frozenset({"tv"})},
-    "tpe": {"linear": frozenset({"l2"}), "mlp": frozenset({"l2"}), "denoiser": frozenset({"tv"})},
+    "random": {"linear": frozenset({"l1", "l2"}), "mlp": frozenset({"l2"}), "denoiser": frozenset({"tv"})},
+    "tpe": {"linear": frozenset({"l1", "l2"}), "mlp": frozenset({"l2"}), "denoiser": frozenset({"tv"})},
 }
 """method → model → regularizers that can be learned together."""
 

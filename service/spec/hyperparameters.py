@@ -64,6 +64,15 @@ class Strength(Positive):
     )
 
 
+class SparseStrength(Strength):
+    """A strength of absolute values. Above some strength no weight is left; where that is depends on the data."""
+
+    init: Strength_ = Field(
+        default=1e4,
+        description="Where learning starts, but at most at a tenth of the strength that leaves no weight.",
+    )
+
+
 class ImagePriorStrength(Positive):
     """The weight of an image prior beside ½‖x − y‖², for pixels between 0 and 1."""
 
@@ -76,3 +85,6 @@ class Smoothing(Positive):
 
     low: Strength_ = Field(default=1e-4, description="The smallest value that may be learned.")
     high: Strength_ = Field(default=1.0, description="The largest value that may be learned.")
+    fixed: Annotated[float, Field(gt=0, le=LARGEST_STRENGTH)] | None = Field(
+        default=None, description="Keep the number at this value instead of learning it."
+    )

@@ -10,7 +10,7 @@ from service.spec.capabilities import FOLDS, GRANULARITIES, refusal
 from service.spec.data import DataSpec, KFoldSplit
 from service.spec.methods import Implicit, MethodSpec, QuasiNewtonStep
 from service.spec.models import NETWORKS, Denoiser, ImagePrior, LinearModel, Loss, ModelSpec
-from service.spec.regularizers import L2, TV, FieldOfExperts, RegularizerSpec
+from service.spec.regularizers import L1, L2, TV, FieldOfExperts, RegularizerSpec
 
 LabelKey = Annotated[SafeText, Field(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
 LabelValue = Annotated[SafeText, Field(max_length=256)]
@@ -74,7 +74,7 @@ def _usual_loss(given: dict[str, object]) -> Loss:
     return Loss.SQUARED_ERROR if isinstance(given.get("model"), Denoiser) else Loss.CROSS_ENTROPY
 
 
-def _usual_regularizers(given: dict[str, object]) -> list[L2 | TV | FieldOfExperts]:
+def _usual_regularizers(given: dict[str, object]) -> list[L2 | L1 | TV | FieldOfExperts]:
     model = given.get("model")
     if not isinstance(model, Denoiser):
         return [L2()]
@@ -155,7 +155,7 @@ class JobSpec(Spec):
     def _granularities_fit(self) -> None:
         accepted = GRANULARITIES[self.model.kind]
         for place, regularizer in enumerate(self.regularizers):
-            if isinstance(regularizer, L2) and regularizer.strength.per not in accepted:
+            if isinstance(regularizer, L2 | L1) and regularizer.strength.per not in accepted:
                 names = ", ".join(sorted(granularity.value for granularity in accepted))
                 raise wrong_at(
                     f"regularizers/{place}/strength/per",

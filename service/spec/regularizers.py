@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from service.spec.base import Spec, wrong_at
-from service.spec.hyperparameters import ImagePriorStrength, Positive, Smoothing, Strength
+from service.spec.hyperparameters import ImagePriorStrength, Positive, Smoothing, SparseStrength, Strength
 
 
 class L2(Spec):
@@ -18,6 +18,23 @@ class L2(Spec):
     kind: Literal["l2"] = "l2"
     strength: Strength = Strength()
     biases: bool = Field(default=False, description="Penalise the intercepts too.")
+
+    @property
+    def numbers(self) -> tuple[Positive, ...]:
+        """All that can be learned or fixed."""
+        return (self.strength,)
+
+
+class L1(Spec):
+    """Sparsity: adds Σ_j λ_g(j) |w_j| to the mean training loss, which makes weights exactly zero.
+
+    Intercepts are not in it. With `squared_error` this is the lasso and λ the `alpha` of scikit-learn's Lasso; beside
+    an `l2` it is the elastic net. Strengths above which no weight is left are cut off from the box.
+    Source: Tibshirani (1996), "Regression shrinkage and selection via the lasso".
+    """
+
+    kind: Literal["l1"] = "l1"
+    strength: SparseStrength = SparseStrength()
 
     @property
     def numbers(self) -> tuple[Positive, ...]:
@@ -69,4 +86,4 @@ class FieldOfExperts(Spec):
         return self
 
 
-RegularizerSpec = Annotated[L2 | TV | FieldOfExperts, Field(discriminator="kind")]
+RegularizerSpec = Annotated[L2 | L1 | TV | FieldOfExperts, Field(discriminator="kind")]

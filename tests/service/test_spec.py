@@ -92,7 +92,7 @@ def test_a_minimal_specification_has_every_default_filled_in():
             ("regularizers", 0, "l2", "strength", "init"),
         ),
         ({"regularizers": [{"kind": "l2", "strength": {"fixed": 0.1}}]}, ("regularizers",)),
-        ({"regularizers": [{"kind": "l1"}]}, ("regularizers", 0)),
+        ({"regularizers": [{"kind": "l3"}]}, ("regularizers", 0)),
         ({"model": {"kind": "forest"}}, ("model",)),
         ({"model": {"kind": "linear", "widths": [3]}}, ("model", "linear", "widths")),
         ({"model": {"kind": "mlp", "widths": []}}, ("model", "mlp", "widths")),
@@ -130,6 +130,8 @@ MLP: dict[str, JsonValue] = {"model": {"kind": "mlp"}}
         ({"regularizers": [{"kind": "l2", "strength": {"per": "layer"}}]}, "regularizers/0/strength/per"),
         ({"method": {"kind": "implicit", "inner_steps": 5}}, "method/inner_steps"),
         ({"method": {"kind": "implicit", "burn_in": 5}}, "method/burn_in"),
+        ({"method": {"kind": "maid"}, "regularizers": [{"kind": "l1"}]}, "method/kind"),
+        ({**MLP, "regularizers": [{"kind": "l1"}]}, "method/kind"),
         ({**DENOISER, "loss": "cross_entropy"}, "loss"),
         ({**DENOISER, "regularizers": [{"kind": "l2"}]}, "method/kind"),
         ({**DENOISER, "regularizers": [{"kind": "field_of_experts"}]}, "regularizers"),
@@ -178,7 +180,7 @@ def test_an_approximate_solver_is_given_a_step_that_can_use_it():
 def test_a_refused_pair_names_the_methods_that_would_take_it():
     assert refusal("implicit", "linear", ["l2"]) is None
     assert "hoag" in (refusal("stn", "linear", ["l2"]) or "")
-    assert "no method" in (refusal("hoag", "linear", ["l1"]) or "")
+    assert "no method" in (refusal("hoag", "linear", ["tv"]) or "")
 
 
 def test_every_method_of_the_contract_has_a_row_in_the_capabilities():

@@ -8,13 +8,13 @@ import numpy as np
 from service.spec.hyperparameters import Granularity
 from service.spec.job import JobSpec
 from service.spec.models import LinearModel, Loss
-from service.spec.regularizers import L2
+from service.spec.regularizers import L1, L2
 from workers.build.names import strength_names
 from workers.build.precision import build_dtype
 from workers.data.load import LoadedData
 from workers.learn.problems.layout import Per
 from workers.learn.problems.linear import LinearProblem
-from workers.learn.problems.linear_data import Examples, L2Term, LinearData, linear_problem
+from workers.learn.problems.linear_data import Examples, L1Term, L2Term, LinearData, linear_problem
 
 
 def build_linear(spec: JobSpec, model: LinearModel, data: LoadedData, *, device: str) -> LinearProblem:
@@ -41,7 +41,7 @@ def build_linear(spec: JobSpec, model: LinearModel, data: LoadedData, *, device:
     )
 
 
-def build_terms(spec: JobSpec, model: LinearModel) -> list[L2Term]:
+def build_terms(spec: JobSpec, model: LinearModel) -> list[L2Term | L1Term]:
     """Return the penalties, named as the trajectory and the result name them.
 
     A regularizer's strengths are called by its kind; where a kind occurs again, `l2`, `l2_2`, `l2_3`, … in the
@@ -49,9 +49,9 @@ def build_terms(spec: JobSpec, model: LinearModel) -> list[L2Term]:
     """
     return [
         # Without an intercept there is no bias that could have a strength of its own.
-        _term(name, part, biases=part.biases and model.intercept)
+        _term(name, part, biases=isinstance(part, L2) and part.biases and model.intercept)
         for name, part in zip(strength_names(spec), spec.regularizers, strict=True)
-        if isinstance(part, L2)
+        if isinstance(part, L2 | L1)
     ]
 
 
@@ -70,8 +70,12 @@ def loss_name(loss: Loss) -> str:
             assert_never(loss)
 
 
-def _term(name: str, regularizer: L2, *, biases: bool) -> L2Term:
+def _term(name: str, regularizer: L2 | L1, *, biases: bool) -> L2Term | L1Term:
     strength, per = regularizer.strength, _per(regularizer.strength.per)
+    if isinstance(regularizer, L1):
+        if strength.fixed is not None:
+            return L1Term(name, strength.fixed, per, fixed=True)
+        return L1Term(name, strength.init, per, low=strength.low, high=strength.high)
     if strength.fixed is not None:
         return L2Term(name, strength.fixed, per, fixed=True, biases=biases)
     return L2Term(name, strength.init, per, low=strength.low, high=strength.high, biases=biases)

@@ -4,9 +4,14 @@ from typing import TypeVar, assert_never, cast
 
 from service.spec import methods as specs
 from service.spec.job import JobSpec
+from service.spec.linear import LinearSolverSpec
 from service.spec.methods import AdamStep, OuterStepSpec, QuasiNewtonStep
 from workers.build.searches import build_convex_trainer, build_search
 from workers.build.solvers import build_solver
+from workers.learn.inner.lbfgs import LBFGS
+from workers.learn.inner.reduced_newton import ReducedNewton
+from workers.learn.linear.base import AbstractLinearSolver
+from workers.learn.linear.margin import Margin
 from workers.learn.method import AbstractMethod, State
 from workers.learn.methods.hoag import HOAG, Schedule
 from workers.learn.methods.implicit import Implicit
@@ -18,14 +23,21 @@ from workers.study import AnyMethod
 S = TypeVar("S", bound=State)
 
 
-def build_method(spec: JobSpec, *, size: int) -> AnyMethod:
-    """Return the method of a job whose model is solved to a tolerance; `size` is the number of its weights."""
+def build_method(spec: JobSpec, *, size: int, has_kinks: bool = False) -> AnyMethod:
+    """Return the method of a job whose model is solved to a tolerance.
+
+    Args:
+        spec: the job.
+        size: number of weights.
+        has_kinks: whether absolute values of weights are in the training loss.
+    """
     method = spec.method
     match method:
         case specs.Implicit():
             return _any(
                 Implicit(
-                    solver=build_solver(method.solver, size),
+                    solver=_linear(method.solver, size, has_kinks=has_kinks),
+                    inner=ReducedNewton() if has_kinks else LBFGS(first_step=1.0),
                     outer=build_outer(method.step),
                     tolerance=spec.budget.tolerance,
                 )
@@ -33,7 +45,8 @@ def build_method(spec: JobSpec, *, size: int) -> AnyMethod:
         case specs.HOAG():
             return _any(
                 HOAG(
-                    solver=build_solver(method.solver, size),
+                    solver=_linear(method.solver, size, has_kinks=has_kinks),
+                    inner=ReducedNewton() if has_kinks else LBFGS(),
                     schedule=Schedule(method.schedule.value),
                     first_tolerance=method.initial_tolerance,
                     tolerance=spec.budget.tolerance,
@@ -42,7 +55,7 @@ def build_method(spec: JobSpec, *, size: int) -> AnyMethod:
         case specs.MAID():
             raise NotImplementedError
         case specs.Grid() | specs.RandomSearch() | specs.TPE():
-            return build_search(method, build_convex_trainer(tolerance=spec.budget.tolerance))
+            return build_search(method, build_convex_trainer(tolerance=spec.budget.tolerance, has_kinks=has_kinks))
         case _:
             assert_never(method)
 
@@ -56,6 +69,11 @@ def build_outer(step: OuterStepSpec) -> QuasiNewton | Adam:
             return Adam(rate=step.learning_rate)
         case _:
             assert_never(step)
+
+
+def _linear(solver: LinearSolverSpec, size: int, *, has_kinks: bool) -> AbstractLinearSolver:
+    # No metric brings a Hessian on a changing support near the identity, for which tolerances are meant.
+    return Margin(build_solver(solver, size)) if has_kinks else build_solver(solver, size)
 
 
 def _any(method: AbstractMethod[AbstractBilevelProblem, S]) -> AnyMethod:

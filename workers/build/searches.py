@@ -3,6 +3,7 @@
 from typing import Final, TypeVar, assert_never, cast
 
 from service.spec import methods as specs
+from workers.learn.inner.reduced_newton import ReducedNewton
 from workers.learn.methods.grid import Grid
 from workers.learn.methods.random_search import RandomSearch
 from workers.learn.methods.tpe import TPE
@@ -32,6 +33,10 @@ def build_search(method: SearchSpec, trainer: AbstractTrainer[P]) -> AnyMethod:
             assert_never(method)
 
 
-def build_convex_trainer(*, tolerance: float) -> ConvexTrainer:
-    """Return the training of trials that are to be compared to a relative `tolerance`: ten times as accurate."""
-    return ConvexTrainer(accuracy=max(tolerance / 10, _BEST_ACCURACY))
+def build_convex_trainer(*, tolerance: float, has_kinks: bool) -> ConvexTrainer:
+    """Return the training of trials that are to be compared to a relative `tolerance`: ten times as accurate.
+
+    With absolute values in the loss (`has_kinks`) it is a reduced Newton method.
+    """
+    accuracy = max(tolerance / 10, _BEST_ACCURACY)
+    return ConvexTrainer(accuracy, inner=ReducedNewton()) if has_kinks else ConvexTrainer(accuracy)

@@ -46,7 +46,7 @@ class LinearStudy(AbstractStudy):
         self._model = model
         self._data = data
         self._problem = build_linear(spec, model, data, device=device)
-        self._method = build_method(spec, size=self._problem.layout.size)
+        self._method = build_method(spec, size=self._problem.layout.size, has_kinks=bool(self._problem.sparse))
 
     @property
     def problem(self) -> LinearProblem:
