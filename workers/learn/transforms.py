@@ -76,3 +76,53 @@ class Interval(AbstractTransform):
         """See `AbstractTransform.derivative`."""
         at = torch.sigmoid(raw)
         return (self.high - self.low) * at * (1.0 - at)
+
+
+@dataclass(frozen=True)
+class Softplus(AbstractTransform):
+    """Numbers above `low`: value = low + log(1 + exp(raw)), which is nearly linear where it is large."""
+
+    low: float = 0.0
+
+    def __call__(self, raw: Tensor) -> Tensor:
+        """See `AbstractTransform.__call__`."""
+        return self.low + torch.logaddexp(raw, torch.zeros_like(raw))
+
+    def inverse(self, value: Tensor) -> Tensor:
+        """See `AbstractTransform.inverse`."""
+        above = value - self.low
+        # log(exp(x) − 1) would overflow for large x and lose all digits for small ones.
+        return above + torch.log(-torch.expm1(-above))
+
+    def derivative(self, raw: Tensor) -> Tensor:
+        """See `AbstractTransform.derivative`."""
+        return torch.sigmoid(raw)
+
+
+@dataclass(frozen=True)
+class Whole(AbstractTransform):
+    """Whole numbers from `low` to `high`: the floor of an interval that each of them has an equal part of.
+
+    Not smooth: its derivative is zero, so that only methods can learn it that look at how a model responds to raw.
+    A whole number stands for the middle of its part, and `high` is reached like any other.
+    """
+
+    low: int
+    high: int
+
+    def __call__(self, raw: Tensor) -> Tensor:
+        """See `AbstractTransform.__call__`."""
+        # A sigmoid that rounds to one would reach high + 1.
+        return torch.floor(self._interval(raw)).clamp(max=float(self.high))
+
+    def inverse(self, value: Tensor) -> Tensor:
+        """See `AbstractTransform.inverse`; values between whole numbers are rounded down."""
+        return self._interval.inverse(torch.floor(value) + 0.5)
+
+    def derivative(self, raw: Tensor) -> Tensor:
+        """See `AbstractTransform.derivative`."""
+        return torch.zeros_like(raw)
+
+    @property
+    def _interval(self) -> Interval:
+        return Interval(float(self.low), float(self.high + 1))

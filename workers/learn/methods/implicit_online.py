@@ -112,6 +112,7 @@ class ImplicitOnline(AbstractMethod[NetworkProblem, OnlineState]):
         Raises:
             LearnError: it cannot, or there is nothing to learn.
         """
+        problem.check_noises("implicit differentiation")
         training = self.training.start(problem, seed=seed)
         raw = problem.space.initial(training.w.dtype, training.w.device)
         if raw.numel() == 0:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import final
+from typing import Protocol, final
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -13,8 +13,13 @@ from workers.learn.models.network import Network
 
 LinearMap = Callable[["Stage", Tensor], Tensor]
 """What a linear map or a normalization makes of its input."""
-Between = Callable[[Tensor, int], Tensor]
-"""What is done to the output of a hidden layer, given its number, before the next linear map."""
+
+
+class Between(Protocol):
+    """What is done to the output of a hidden layer before the next linear map."""
+
+    def __call__(self, x: Tensor, layer: int) -> Tensor:
+        """Return what goes on from hidden layer number `layer`."""
 
 
 @final
@@ -29,6 +34,16 @@ class Stage:
     """Places of its weight and its bias among the network's parameters: none, one or two."""
     buffers: slice | None
     """Where its running means and then variances are in the flat statistics, if it has any."""
+
+    @property
+    def is_map(self) -> bool:
+        """Whether it is a linear map."""
+        return isinstance(self.module, nn.Linear | nn.Conv2d)
+
+    @property
+    def is_normalization(self) -> bool:
+        """Whether it normalises."""
+        return isinstance(self.module, nn.BatchNorm1d | nn.BatchNorm2d | nn.LayerNorm)
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return the linear map of x with given weights."""
@@ -92,7 +107,7 @@ class Chain:
     @cached_property
     def maps(self) -> tuple[Stage, ...]:
         """The linear maps, first to last."""
-        return tuple(stage for stage in self.stages if isinstance(stage.module, nn.Linear | nn.Conv2d))
+        return tuple(stage for stage in self.stages if stage.is_map)
 
     def forward(self, x: Tensor, linear: LinearMap, normalize: LinearMap, between: Between | None) -> Tensor:
         """Return the outputs, [n, c], of rows x [n, d].
@@ -104,15 +119,12 @@ class Chain:
             between: noise on hidden layers, if any.
         """
         for stage in self.stages:
-            match stage.module:
-                case nn.Linear() | nn.Conv2d():
-                    if between is not None and stage.layer > 0:
-                        x = between(x, stage.layer - 1)
-                    x = linear(stage, x)
-                case nn.BatchNorm1d() | nn.BatchNorm2d() | nn.LayerNorm():
-                    x = normalize(stage, x)
-                case module:
-                    x = module(x)
+            if stage.is_map:
+                if between is not None and stage.layer > 0:
+                    x = between(x, stage.layer - 1)
+                x = linear(stage, x)
+            else:
+                x = normalize(stage, x) if stage.is_normalization else stage.module(x)
         return x
 
 

@@ -1,6 +1,6 @@
 """Networks with learned penalties, trained by mini-batches."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import final
 
@@ -10,10 +10,14 @@ from torch import Tensor
 from workers.learn.errors import LearnError
 from workers.learn.hyperparameters import Hyper, HyperparameterSpace
 from workers.learn.losses.base import AbstractLoss
+from workers.learn.models.chain import Chain
 from workers.learn.models.network import Network
+from workers.learn.noises.base import row_values
+from workers.learn.noises.draws import Draws, NoiseStream
+from workers.learn.noises.noises import Noises
 from workers.learn.problem import AbstractBilevelProblem, Part
 from workers.learn.problems.batches import Batch, Stream, random_indices, training_indices
-from workers.learn.problems.network_loss import NetworkLoss
+from workers.learn.problems.network_loss import DataGradient, NetworkLoss
 from workers.learn.problems.network_oracle import NetworkOracle
 from workers.learn.regularizers.base import AbstractDiagonalRegularizer
 
@@ -33,6 +37,9 @@ class NetworkProblem(AbstractBilevelProblem):
     Batch or layer normalization makes the loss blind to the length of the weights before it. L2 on those has no
     minimiser: it sets their effective learning rate (van Laarhoven 2017), which implicit differentiation does not
     see. Their strengths follow the frozen statistics here, a heuristic that retraining from scratch has to confirm.
+
+    Noises are in neither loss, only in training steps: the network that is judged is the one without. So derivatives
+    do not know of them, and a noise whose strength is learned wants a method that can do without (`check_noises`).
     """
 
     network: Network
@@ -45,8 +52,12 @@ class NetworkProblem(AbstractBilevelProblem):
     """Rows of a training step; all of them where there are fewer."""
     buffers: Tensor
     """Normalization statistics, [b]; empty where the network has none."""
+    noises: Noises = field(default_factory=Noises)
 
     def __post_init__(self) -> None:
+        if self.noises:
+            layers = len(self.chain.maps)
+            self.noises.check(features=self.train.x.shape[1], layers=layers, rule=self.loss)
         least = 2 if self.network.buffer_size > 0 else 1
         if min(self.batch_size, self.train.rows) < least:
             raise LearnError(
@@ -61,8 +72,18 @@ class NetworkProblem(AbstractBilevelProblem):
 
     @cached_property
     def space(self) -> HyperparameterSpace:
-        """The strengths that are not fixed, regularizer after regularizer."""
-        return HyperparameterSpace(tuple(block for part in self.regularizers for block in part.hyperparameters()))
+        """The strengths that are not fixed, regularizer after regularizer, and then those of noises."""
+        penalties = (block for part in self.regularizers for block in part.hyperparameters())
+        return HyperparameterSpace((*penalties, *self.noises.hyperparameters()))
+
+    @cached_property
+    def chain(self) -> Chain:
+        """The network step by step.
+
+        Raises:
+            LearnError: it is no chain of steps.
+        """
+        return Chain.of(self.network)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -86,8 +107,8 @@ class NetworkProblem(AbstractBilevelProblem):
 
     def inner_loss(self, w: Tensor, hyper: Hyper) -> Tensor:
         """See `AbstractBilevelProblem.inner_loss`."""
-        penalty = torch.stack([regularizer(w, hyper) for regularizer in self.regularizers]).sum()
-        return self.losses.mean(self.network.split(w), self.train) + penalty
+        loss = self.losses.mean(self.network.split(w), self.train)
+        return sum((regularizer(w, hyper) for regularizer in self.regularizers), start=loss)
 
     def outer_loss(self, w: Tensor, hyper: Hyper) -> Tensor:  # noqa: ARG002 (no penalty in it)
         """See `AbstractBilevelProblem.outer_loss`."""
@@ -123,6 +144,32 @@ class NetworkProblem(AbstractBilevelProblem):
         device = self.train.x.device
         indices = training_indices(self.train.rows, self.batch_size, seed=seed, step=step, device=device)
         return self.train if indices is None else self.train.take(indices)
+
+    def training_gradient(self, w: Tensor, buffers: Tensor, raw: Tensor, *, seed: int, step: int) -> DataGradient:
+        """Return what a training step sees of its batch: through the noises, normalised by the batch, unpenalised.
+
+        Args:
+            w: parameters, [p].
+            buffers: normalization statistics before the step, [b].
+            raw: unconstrained strengths, [h].
+            seed: of the run.
+            step: which training step.
+        """
+        batch = self.batch(seed, step)
+        if not self.noises:
+            return self.losses.training_gradient(w, buffers, batch)
+        draws = Draws(NoiseStream.TRAINING, seed=seed, step=step, device=batch.x.device)
+        hyper = row_values(self.space, raw.detach()[None])
+        return self.losses.noisy_gradient(w, buffers, batch, self.chain, self.noises, hyper, draws)
+
+    def check_noises(self, method: str) -> None:
+        """Raise LearnError if the strength of a noise is to be learned, which the method cannot do."""
+        names = [block.name for block in self.noises.hyperparameters()]
+        if names:
+            raise LearnError(
+                f"{method} differentiates the training loss, which has no derivative in {names}: fix them, or take a "
+                "self-tuning network or a search"
+            )
 
     def batches(self, seeds: tuple[int, ...], step: int) -> Batch:
         """Return the rows of a training step of k models, [k, n, …], each after its own seed."""

@@ -1,6 +1,7 @@
 """From arrays and settings to a network's problem."""
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import numpy as np
 import torch
@@ -11,10 +12,13 @@ from workers.learn.losses.choice import loss_for
 from workers.learn.losses.softmax import Softmax
 from workers.learn.models.groups import groups
 from workers.learn.models.network import Network
+from workers.learn.noises.noises import Noises
 from workers.learn.problems.batches import Batch
 from workers.learn.problems.linear_data import Examples, L2Term
 from workers.learn.problems.network import NetworkProblem
 from workers.learn.regularizers.l2 import L2
+
+_NO_NOISES: Final = Noises()
 
 
 def network_problem(
@@ -29,6 +33,7 @@ def network_problem(
     dtype: torch.dtype,
     device: torch.device | str,
     classes: int | None = None,
+    noises: Noises = _NO_NOISES,
 ) -> NetworkProblem:
     """Build a network's problem, everything moved to the device once.
 
@@ -43,12 +48,13 @@ def network_problem(
         dtype: of everything; float32 unless there is a reason.
         device: where everything lies.
         classes: number of classes, if not all of them occur among the rows.
+        noises: what training steps do to rows and hidden layers.
 
     Raises:
         LearnError: parts that do not fit each other, the loss or the settings.
     """
-    if not terms:
-        raise LearnError("a network's problem needs a penalty: there would be nothing to learn")
+    if not terms and not noises:
+        raise LearnError("a network's problem needs a penalty or a noise: there would be nothing to learn")
     parts = [part for part in (train, valid, test) if part is not None]
     rule, outputs = loss_for(loss, [np.asarray(part.y) for part in parts], classes)
     where = torch.device(device)
@@ -70,6 +76,7 @@ def network_problem(
         test=None if test is None else _batch("test", test, rule, inputs, dtype, where),
         batch_size=batch_size,
         buffers=network.initial_buffers(like=rows.x),
+        noises=noises,
     )
 
 

@@ -10,7 +10,11 @@ from torch.nn import functional
 
 from workers.learn.losses.base import AbstractLoss
 from workers.learn.losses.softmax import Softmax
+from workers.learn.models.chain import Chain, by_batch, plain
 from workers.learn.models.network import Network
+from workers.learn.noises.base import RowHyper
+from workers.learn.noises.draws import Draws
+from workers.learn.noises.noises import Noises
 from workers.learn.problems.batches import Batch
 
 _CHUNK = 4096
@@ -51,6 +55,34 @@ class NetworkLoss:
         outputs, fresh = self.network.trained(leaves, buffers, batch.x)
         value = self.of(outputs, batch.y)
         return DataGradient(value.detach(), self.network.join(grad(value, leaves)), fresh)
+
+    def noisy_gradient(
+        self, w: Tensor, buffers: Tensor, batch: Batch, chain: Chain, noises: Noises, hyper: RowHyper, draws: Draws
+    ) -> DataGradient:
+        """Return `training_gradient` with noises on features, hidden layers and targets.
+
+        Args:
+            w: parameters, [p].
+            buffers: statistics before the step, [b].
+            batch: rows before any noise.
+            chain: the network, step by step.
+            noises: what is done to it.
+            hyper: their strengths, for each row or for all.
+            draws: their random numbers.
+        """
+        leaves, fresh = self.leaves(w), buffers.clone()
+        x = noises.on_inputs(batch.x, hyper, draws)
+        outputs = chain.forward(
+            x, plain(leaves), by_batch(leaves, fresh), lambda x, layer: noises.on_hidden(x, layer, hyper, draws)
+        )
+        value = self.noisy(outputs, batch.y, noises, hyper)
+        return DataGradient(value.detach(), self.network.join(grad(value, leaves)), fresh)
+
+    def noisy(self, outputs: Tensor, y: Tensor, noises: Noises, hyper: RowHyper) -> Tensor:
+        """Return the mean loss of outputs [n, c] under noise on the targets, a scalar."""
+        if noises.smoothing is None:
+            return self.of(outputs, y)
+        return noises.smoothing.mean(self.rule, outputs, y, hyper)
 
     def training_gradients(self, w: Tensor, buffers: Tensor, batches: Batch) -> DataGradient:
         """Return `training_gradient` of k models at once, each tensor with a first axis of k.

@@ -111,7 +111,7 @@ class NetworkOracle(AbstractOracle):
     def diagonal(self, raw: Tensor, w: Tensor) -> Tensor:
         """Return D, [p]: the penalties together are ½ Σ_j D_j w_j²."""
         hyper = self._space.constrain(raw)
-        parts = [rule.diagonal(hyper, w) for rule in self._regularizers]
+        parts = [rule.diagonal(hyper, w) for rule in self._regularizers] or [torch.zeros_like(w)]
         return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
 
     @property

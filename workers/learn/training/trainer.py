@@ -42,10 +42,11 @@ class NetworkTrainer(AbstractTrainer[NetworkProblem]):
         """Return a network for each pair of strengths [h] and seed: those of `train`, but for rounding.
 
         Side by side where that is faster: on an accelerator, and for networks so small that a step is mostly overhead.
+        Noise draws numbers for one network at a time.
         """
         pairs = list(zip(raws, seeds, strict=True))
         is_small = problem.network.size * min(problem.batch_size, problem.train.rows) <= _SMALL_STEP
-        if problem.train.x.device.type == "cpu" and not (is_small and len(pairs) > 3):
+        if problem.noises or (problem.train.x.device.type == "cpu" and not (is_small and len(pairs) > 3)):
             return [self.train(problem, raw, w0=None, seed=seed) for raw, seed in pairs]
         return [trained for some in _parts(pairs) for trained in self._together(problem, some)]
 

@@ -7,6 +7,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from workers.learn.errors import LearnError
 from workers.learn.problems.network import NetworkProblem
 from workers.learn.problems.network_loss import DataGradient
 from workers.learn.training.optimizers import AbstractOptimizer, Moments
@@ -65,7 +66,7 @@ class Training:
             state,
             diagonal,
             steps,
-            lambda at: problem.losses.training_gradient(at.w, at.buffers, problem.batch(seed, at.step)),
+            lambda at: problem.training_gradient(at.w, at.buffers, raw, seed=seed, step=at.step),
         )
 
     def advance_together(
@@ -74,7 +75,12 @@ class Training:
         """Do for k networks, each with strengths [k, h] and a seed of its own, what `advance` does for one.
 
         The result is that of k calls but for rounding; the mean losses are [k].
+
+        Raises:
+            LearnError: the problem has noises.
         """
+        if problem.noises:
+            raise LearnError("networks with noises are trained one at a time")
         oracle = problem.oracle()
         diagonals = torch.stack([oracle.diagonal(raw, w) for raw, w in zip(raws, state.w, strict=True)])
         return self._advance(

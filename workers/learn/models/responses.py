@@ -1,0 +1,219 @@
+"""Best-response networks: weights as a function of hyperparameters, a gate for each output of each linear map.
+
+For d in R^h, the input of the response, a map with weight W [o, …] and bias b [o] becomes
+
+    W(d) = W + diag(V d) R,    b(d) = b + (C d) ∘ r,
+
+with response weights R [o, …], r [o] and gates V, C [o, h]. Scaling rows is scaling outputs, so that every example of a
+batch can have a d of its own for two products instead of one, and no weight is ever made for a single example:
+
+    y_i = W x_i + b + (V d_i) ∘ (R x_i) + (C d_i) ∘ r.
+
+Normalizations do not respond.
+
+Source: MacKay et al. (2019), "Self-tuning networks"; without the learned scalar that their code multiplies W x + b by.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import final
+
+import torch
+from torch import Tensor
+from torch.func import jvp
+from torch.nn import functional
+
+from workers.learn.models.chain import Between, Chain, LinearMap, Stage, by_statistics, weights_of
+
+_CLASSIC_GATE_STD = 0.01
+
+
+@dataclass(frozen=True, eq=False)
+class MapResponse:
+    """How one linear map responds: R and r, of the shapes of its weight and its bias."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class Responses:
+    """The parameters of a response in their shapes."""
+
+    maps: tuple[MapResponse, ...]
+    gates: Tensor
+    """V and C of all maps, one after the other, [g, h]: one product makes all gates."""
+
+
+@dataclass(frozen=True, eq=False)
+class Gate:
+    """V d and C d of one map, [m, o]; m is the number of examples, or 1 for all alike."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+
+Gates = tuple[Gate, ...]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class BestResponse:
+    """The response of a network to h numbers, as pure functions of one flat vector θ [q] beside the network's w [p]."""
+
+    chain: Chain
+    inputs: int
+    """h."""
+
+    @cached_property
+    def shapes(self) -> tuple[torch.Size, ...]:
+        """Shapes of the parameters in θ: R and r of each map, and then all gates."""
+        slots = self.chain.network.slots
+        shapes = [torch.Size(slots[place].shape) for stage in self.chain.maps for place in stage.slots]
+        return (*shapes, torch.Size((sum(self._gate_sizes), self.inputs)))
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """Numbers of each parameter in θ."""
+        return [shape.numel() for shape in self.shapes]
+
+    @property
+    def size(self) -> int:
+        """q, the length of θ."""
+        return sum(self.sizes)
+
+    def initial(self, seed: int, *, is_zero: bool, like: Tensor) -> Tensor:
+        """Return a start for θ, [q]: R and r uniform within ±1/√fan-in, gates zero or small Gaussian numbers.
+
+        With `is_zero` the response is exactly zero, and learning begins with the gates.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        parts = []
+        for stage in self.chain.maps:
+            shapes = [self.chain.network.slots[place].shape for place in stage.slots]
+            reach = torch.Size(shapes[0][1:]).numel() ** -0.5
+            parts += [
+                (2.0 * torch.rand(torch.Size(shape).numel(), generator=generator, dtype=torch.float64) - 1.0) * reach
+                for shape in shapes
+            ]
+        gates = torch.randn(self.sizes[-1], generator=generator, dtype=torch.float64)
+        parts.append(gates * (0.0 if is_zero else _CLASSIC_GATE_STD))
+        return torch.cat(parts).to(dtype=like.dtype, device=like.device)
+
+    def split(self, theta: Tensor) -> Responses:
+        """Return views of θ [q] by what they are for."""
+        *parts, gates = (
+            part.view(shape) for part, shape in zip(torch.split(theta, self.sizes), self.shapes, strict=True)
+        )
+        maps, at = [], 0
+        for stage in self.chain.maps:
+            bias = parts[at + 1] if len(stage.slots) > 1 else None
+            maps.append(MapResponse(parts[at], bias))
+            at += len(stage.slots)
+        return Responses(tuple(maps), gates)
+
+    def gates(self, responses: Responses, d: Tensor) -> Gates:
+        """Return the gates of all maps at d [m, h]."""
+        parts = iter(torch.split(functional.linear(d, responses.gates), self._gate_sizes, dim=1))
+        return tuple(Gate(next(parts), next(parts) if len(stage.slots) > 1 else None) for stage in self.chain.maps)
+
+    def gated(self, parameters: Sequence[Tensor], responses: Responses, gates: Gates) -> LinearMap:
+        """Return the linear maps of W(d): for one d, those weights themselves; else two products each."""
+        if gates[0].weight.shape[0] == 1:
+            at = [
+                _moved(stage, parameters, response, gate)
+                for stage, response, gate in zip(self.chain.maps, responses.maps, gates, strict=True)
+            ]
+            return lambda stage, x: stage.apply(x, *at[stage.layer])
+
+        def linear(stage: Stage, x: Tensor) -> Tensor:
+            weight, bias = weights_of(stage, parameters)
+            return torch.add(stage.apply(x, weight, bias), _change(stage, x, responses, gates))
+
+        return linear
+
+    def linearised(
+        self,
+        x: Tensor,
+        parameters: Sequence[Tensor],
+        responses: Responses,
+        gates: Gates,
+        *,
+        buffers: Tensor,
+        between: Between | None,
+    ) -> Tensor:
+        """Return f(x; w) + ∂_w f · (change of w by the gates), [n, c]: outputs to first order in the response.
+
+        A forward derivative, step by step, into which each map puts what its gates change. To hand the gated network
+        as a whole to `torch.func.jvp` at d = 0 gives the same for twice the products, since nothing tells it that
+        gates of zero make all of them vanish but one.
+
+        Args:
+            x: rows, [n, d].
+            parameters: a tensor for each slot, constant: derivatives are those of the response alone.
+            responses: the response's parameters.
+            gates: at which d.
+            buffers: normalization statistics, [b]; those of the batch would couple examples with different weights.
+            between: noise on hidden layers; one draw for outputs and derivative.
+
+        Source: Bae & Grosse (2020), "Delta-STN".
+        """
+        normalize = by_statistics(parameters, buffers)
+        value, tangent = x, None
+        for stage in self.chain.stages:
+            if stage.is_map:
+                if between is not None and stage.layer > 0:
+                    value, tangent = _pushed(partial(between, layer=stage.layer - 1), value, tangent)
+                weight, bias = weights_of(stage, parameters)
+                change = _change(stage, value, responses, gates)
+                tangent = change if tangent is None else change + stage.apply(tangent, weight, None)
+                value = stage.apply(value, weight, bias)
+            else:
+                step = partial(normalize, stage) if stage.is_normalization else stage.module
+                value, tangent = _pushed(step, value, tangent)
+        return value if tangent is None else value + tangent
+
+    def weights_at(self, w: Tensor, theta: Tensor, d: Tensor) -> Tensor:
+        """Return the network's parameters, [p], for one d [h]."""
+        parameters, responses = self.chain.network.split(w), self.split(theta)
+        gates = self.gates(responses, d[None])
+        moved = list(parameters)
+        for stage, response, gate in zip(self.chain.maps, responses.maps, gates, strict=True):
+            for place, part in zip(stage.slots, _moved(stage, parameters, response, gate), strict=False):
+                assert part is not None  # noqa: S101 (as many parts as slots)
+                moved[place] = part
+        return self.chain.network.join(moved)
+
+    @cached_property
+    def _gate_sizes(self) -> list[int]:
+        slots = self.chain.network.slots
+        return [slots[place].shape[0] for stage in self.chain.maps for place in stage.slots]
+
+
+def _change(stage: Stage, x: Tensor, responses: Responses, gates: Gates) -> Tensor:
+    """Return (V d) ∘ (R x) + (C d) ∘ r for the gates of each example."""
+    response, gate = responses.maps[stage.layer], gates[stage.layer]
+    change = stage.over_outputs(gate.weight) * stage.apply(x, response.weight, None)
+    if gate.bias is None or response.bias is None:
+        return change
+    return change + stage.over_outputs(gate.bias * response.bias)
+
+
+def _moved(
+    stage: Stage, parameters: Sequence[Tensor], response: MapResponse, gate: Gate
+) -> tuple[Tensor, Tensor | None]:
+    weight, bias = weights_of(stage, parameters)
+    rows = gate.weight[0].view(-1, *(1,) * (weight.ndim - 1))
+    moved = torch.addcmul(weight, rows, response.weight)
+    if bias is None or gate.bias is None or response.bias is None:
+        return moved, bias
+    return moved, torch.addcmul(bias, gate.bias[0], response.bias)
+
+
+def _pushed(step: Callable[[Tensor], Tensor], value: Tensor, tangent: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Return the step's output and its derivative along the tangent."""
+    if tangent is None:
+        return step(value), None
+    found = jvp(step, (value,), (tangent,))
+    return found[0], found[1]
