@@ -293,7 +293,6 @@ def test_a_fixed_strength_is_not_learned_but_counts():
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (LinearData(Examples(np.zeros((3, 2)), np.zeros(3))), "validation rows or folds"),
         (LinearData(Examples(np.zeros((3, 2)), np.zeros(4)), None), "shape"),
         (LinearData(Examples(np.zeros((3, 2)), np.zeros(3)), fold=np.zeros(3, dtype=int)), "at least two"),
     ],

@@ -35,7 +35,8 @@ class LinearData:
     """Parts of the data: train and valid held apart, or all rows that are not test rows, with a fold each.
 
     With `fold` [n] (0 … k − 1 for each row of `train`) there are k models: model j trains on the rows of all folds
-    but j and is validated on those of j, and `valid` must be None.
+    but j and is validated on those of j, and `valid` must be None. With neither the problem has no outer loss, which
+    is enough for a method that learns from the evidence.
     """
 
     train: Examples
@@ -235,8 +236,6 @@ def _check(data: LinearData) -> None:
         if part.X.shape[1] != data.train.X.shape[1]:
             raise LearnError(f"{name} has {part.X.shape[1]} features; train has {data.train.X.shape[1]}")
     if data.fold is None:
-        if data.valid is None:
-            raise LearnError("either validation rows or folds are needed")
         return
     if data.valid is not None:
         raise LearnError("with folds there are no validation rows beside them")
