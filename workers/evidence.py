@@ -171,7 +171,7 @@ def examine(problem: P, answer: Answer, spec: JobSpec) -> Evidence:
         exact.value,
         random_direction(raw, seed=spec.seed),
         tol=tol,
-        steps=(1e-2, 1e-3),
+        steps=(1e-2, 1e-3, 1e-4),
     )
     around = neighbours(seen, loose, problem.space, raw, w, exact.value, tol=1e3 * tol, most=_MOST_NEIGHBOURS)
     findings = Findings(

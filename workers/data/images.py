@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from workers.data.errors import BadData
 from workers.data.tables import LONGEST_NAME
 
 Pixels = NDArray[np.uint8]
+_Number = TypeVar("_Number", bound=np.generic)
 
 IMAGE: Final = "image"
 FOLDER: Final = "folder"
@@ -119,7 +120,7 @@ def read_images(path: Path, headers: Sequence[ImageHeader], *, height: int, widt
         raise BadData("The archive is damaged: its bytes do not match their checksums.") from error
 
 
-def centre(pixels: Pixels, height: int, width: int) -> Pixels:
+def centre(pixels: NDArray[_Number], height: int, width: int) -> NDArray[_Number]:
     """Return the middle of an image [h, w, …]; where it cannot be, half a pixel towards its upper left."""
     top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
     return pixels[top : top + height, left : left + width]

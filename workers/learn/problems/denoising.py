@@ -7,6 +7,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from workers.learn.cost import Cost
 from workers.learn.errors import LearnError
 from workers.learn.hyperparameters import Hyper, HyperparameterSpace
 from workers.learn.image_quality import quality
@@ -103,7 +104,7 @@ class Denoised:
     Proven up to the rounding of the dtype.
     """
     converged: bool
-    iterations: int
+    cost: Cost
 
 
 def denoise(
@@ -120,13 +121,13 @@ def denoise(
             1/n-strongly convex, so n ‖gradient‖ bounds the distance to the minimiser.
         batch: how many images are denoised at a time: a matter of memory.
     """
-    found, errors, iterations, converged = [], 0.0, 0, True
+    found, errors, cost, converged = [], 0.0, Cost(), True
     for chunk in torch.split(images, batch):
         part = replace(problem, noisy=chunk, truth=chunk)
         count, pixels = chunk.shape[0], chunk.numel()
         solution = inner.solve(part.oracle(), raw, part.initial_weights(0), tol=tol * pixels**0.5 / count)
         found.append(part.images(solution.w))
         errors += (count * solution.gradient_norm) ** 2
-        iterations += solution.iterations
+        cost += solution.cost
         converged = converged and solution.converged
-    return Denoised(torch.cat(found), (errors / images.numel()) ** 0.5, converged, iterations)
+    return Denoised(torch.cat(found), (errors / images.numel()) ** 0.5, converged, cost)
