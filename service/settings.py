@@ -5,9 +5,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final
 
-from pydantic import Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from service.rates import read_rate
 
 
 class QueueKind(StrEnum):
@@ -27,6 +29,15 @@ class AuthKind(StrEnum):
 
 SECRETS: Final = ("database_url", "redis_url")
 """Settings that may also be given by a file."""
+
+
+RATE_WORDS: Final = ("auto", "off")
+
+
+def _checked_rate(text: str) -> str:
+    if text not in RATE_WORDS:
+        read_rate(text)
+    return text
 
 
 class SecretFiles(PydanticBaseSettingsSource):
@@ -83,6 +94,11 @@ class Settings(BaseSettings):
     )
     upload_limit_bytes: int = Field(default=2 * 2**30, description="Largest dataset file.")
     unpacked_limit_bytes: int = Field(default=8 * 2**30, description="Largest dataset after unpacking.")
+    rate_limit: Annotated[str, AfterValidator(_checked_rate)] = Field(
+        default="auto",
+        description="Requests of one API key, or of one address where no keys are asked for: 120/minute (or second, "
+        "hour, day), or off; auto: off on a loopback address, elsewhere 1200/minute.",
+    )
     max_streams: int = Field(default=200, description="Event streams open at once, for each API process.")
 
     lease_seconds: float = Field(default=60.0, description="How long a silent worker keeps its job.")

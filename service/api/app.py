@@ -29,6 +29,7 @@ from service.api import (
 )
 from service.api.head import Head
 from service.api.jobs import JobChanges
+from service.api.limits import make_rates
 from service.api.middleware import BodyLimit, Observed
 from service.api.notifier import Notifier
 from service.api.parameters import refuse_unknown_parameters
@@ -37,6 +38,7 @@ from service.api.services import Services
 from service.api.streams import Streams
 from service.api.uploads import FORM_ALLOWANCE_BYTES, remove_abandoned
 from service.metrics import Metrics
+from service.rates import Rates
 from service.spec.job import JobSpec
 from service.version import version
 
@@ -73,6 +75,7 @@ def create_app(services: Services) -> FastAPI:
         workers=lambda: store.workers.list(timeout_seconds=settings.worker_timeout_seconds),
     )
     app.state.services = services
+    app.state.rates = make_rates(settings)
     app.state.metrics = metrics
     app.state.notifier = Notifier(store.jobs.versions)
     app.state.streams = Streams(most=settings.max_streams, metrics=metrics)
@@ -101,6 +104,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     with _on_termination(lambda: loop.call_soon_threadsafe(notifier.close)):
         yield
     notifier.close()
+    rates: Rates | None = app.state.rates
+    if rates is not None:
+        await rates.close()
 
 
 @contextmanager

@@ -11,9 +11,11 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.requests import Request
 
+from service.api.limits import count_address, count_key
 from service.api.refusals import ForeignPage, ScopeMissing, Unauthenticated
 from service.api.requests import trace_of
 from service.api.services import Injected
+from service.loopback import is_loopback
 from service.records import KeyScope
 from service.settings import AuthKind, Settings
 
@@ -37,16 +39,6 @@ class Caller:
     scope: KeyScope
 
 
-def is_loopback(host: str) -> bool:
-    """Tell whether only programs on this machine can reach `host`; a socket file counts as such."""
-    if host == "localhost" or host.startswith("/"):
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
 def is_required(settings: Settings) -> bool:
     """Tell whether requests need a key."""
     match settings.auth:
@@ -66,14 +58,18 @@ def _needs(scope: KeyScope) -> Callable[..., Awaitable[Caller]]:
     ) -> Caller:
         if not is_required(services.settings):
             _refuse_foreign_pages(request, names=services.settings.auth is AuthKind.AUTO)
+            await count_address(request)
             return Caller(None, KeyScope.ADMIN)
         secret = sent.credentials if sent is not None else ""
         if not secret.startswith("hd_") or len(secret) > _LONGEST_SECRET or not secret.isascii():
+            await count_address(request)
             raise Unauthenticated
         key = await run_in_threadpool(services.store.keys.verify, secret)
         if key is None:
+            await count_address(request)  # who tries keys is not let try them all
             raise Unauthenticated("this API key is not known, or was revoked")
         trace_of(request.scope).key_id = key.id
+        await count_key(request, key.id)
         if _RANK[key.scope] < _RANK[scope]:
             raise ScopeMissing(scope, key.scope)
         return Caller(key.id, key.scope)

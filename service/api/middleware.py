@@ -50,6 +50,7 @@ class Observed:
                 status, answered = message["status"], time.perf_counter()
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-ID"] = trace.request_id
+                headers.update(trace.headers)
                 caution(headers)
             await send(message)
 

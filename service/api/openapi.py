@@ -30,6 +30,17 @@ TAGS: Final = [
     {"name": "health", "description": "For operators and their machines."},
 ]
 
+_RATE_HEADERS: Final = {
+    "RateLimit-Policy": {
+        "schema": {"type": "string", "examples": ['"default";q=1200;w=60']},
+        "description": "`q` requests in `w` seconds. On every answer where rates are limited.",
+    },
+    "RateLimit": {
+        "schema": {"type": "string", "examples": ['"default";r=0;t=60']},
+        "description": "`r` requests are left; all of them again after `t` seconds. On every answer likewise.",
+    },
+}
+
 _DESCRIPTION: Final = """\
 Learns regularization strengths instead of searching for them.
 
@@ -40,7 +51,7 @@ travel as `"NaN"`, `"Infinity"` and `"-Infinity"`. Names and shapes only ever gr
 
 def problems(*statuses: int, is_open: bool = False) -> Responses:
     """Declare that an endpoint may refuse with these and with what all do; one that `is_open` asks for no key."""
-    anywhere = (422,) if is_open else (401, 403, 422, 503)
+    anywhere = (422,) if is_open else (401, 403, 422, 429, 503)
     return {status: _problem(status) for status in sorted({*statuses, *anywhere})}
 
 
@@ -103,6 +114,8 @@ def document(app: FastAPI, *, bodies: Sequence[type[object]], views: Sequence[ty
         for status, response in operation["responses"].items():
             if status.isdigit() and int(status) in _RETRIED and MEDIA_TYPE in response.get("content", {}):
                 response["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}}
+                if status == "429":
+                    response["headers"] |= _RATE_HEADERS
     return found
 
 

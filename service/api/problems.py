@@ -47,7 +47,7 @@ class ProblemType:
     status: int
     title: str
     retry_seconds: int | None = None
-    """What `Retry-After` says, where trying again helps."""
+    """What `Retry-After` says, where trying again helps and the refusal does not know better."""
 
     @property
     def uri(self) -> str:
@@ -84,6 +84,7 @@ TYPES: Final[Mapping[type[JobError], ProblemType]] = {
     refusals.InvalidRequest: ProblemType("invalid-spec", 422, "The request is not valid"),
     IdempotencyMismatch: ProblemType("idempotency-mismatch", 422, "The idempotency key belongs to another request"),
     refusals.PreconditionRequired: ProblemType("precondition-required", 428, "If-Match is needed"),
+    refusals.RateExceeded: ProblemType("rate-exceeded", 429, "Too many requests", retry_seconds=1),
     JobError: ProblemType("refused", 422, "The request cannot be met"),
     StoreUnavailable: ProblemType("database-unavailable", 503, "The database is away", retry_seconds=5),
     QueueUnavailable: ProblemType("queue-unavailable", 503, "The queue is away", retry_seconds=5),
@@ -146,6 +147,8 @@ def refused(request: Request, error: JobError) -> Response:
         headers["WWW-Authenticate"] = 'Bearer realm="hyperdial"'
     elif isinstance(error, refusals.RangeUnsatisfiable):
         headers["Content-Range"] = f"bytes */{error.size_bytes}"
+    elif isinstance(error, refusals.RateExceeded):
+        headers["Retry-After"] = str(error.retry_seconds)
     elif isinstance(error, refusals.BodyTooLarge):
         headers["Connection"] = "close"  # the rest of the body is not read
     faults = error.faults if isinstance(error, refusals.InvalidRequest) else ()
@@ -185,7 +188,7 @@ def respond(
     )
     sent = dict(headers or {})
     if kind.retry_seconds is not None:
-        sent["Retry-After"] = str(kind.retry_seconds)
+        sent.setdefault("Retry-After", str(kind.retry_seconds))
     return Response(problem.model_dump_json(exclude_none=True), kind.status, sent, MEDIA_TYPE)
 
 

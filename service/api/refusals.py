@@ -1,9 +1,11 @@
 """What only the HTTP layer refuses. As in `service.errors`, the docstring of a class is its message."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from service.errors import JobError
+from service.rates import Verdict
 from service.records import KeyScope
 
 
@@ -80,6 +82,20 @@ class BadIdempotencyKey(JobError):
 
 class PreconditionRequired(JobError):
     """A change needs `If-Match` with the ETag that was read, so that nobody's change is overwritten unseen."""
+
+
+class RateExceeded(JobError):
+    """Too many requests: wait as long as Retry-After says."""
+
+    def __init__(self, verdict: Verdict, *, whose: str) -> None:
+        """Say what the limit is, and when it will be met again."""
+        rate = verdict.rate
+        JobError.__init__(
+            self,
+            f"{whose} may send {rate.count:,} requests in {rate.period_seconds:,} s; the next is served in "
+            f"{verdict.retry_seconds:.3g} s",
+        )
+        self.retry_seconds = max(1, math.ceil(verdict.retry_seconds))
 
 
 class TooManyStreams(JobError):

@@ -1,6 +1,6 @@
 """What the HTTP layer remembers of a request while it is answered."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from starlette.requests import Request
@@ -19,6 +19,8 @@ class Trace:
     is_awaited: bool = False
     """True when the answer is held back on purpose: a long poll or an event stream."""
     key_id: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    """Of the answer, whatever it will be."""
 
 
 def start_trace(scope: Scope, request_id: str) -> Trace:

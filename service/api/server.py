@@ -12,10 +12,11 @@ import uvicorn
 
 from service import logs
 from service.api.app import create_app
-from service.api.auth import is_loopback, is_required
+from service.api.auth import is_required
 from service.api.services import Services
 from service.errors import StoreUnavailable
 from service.files import FileStore
+from service.loopback import is_loopback
 from service.queue import make_bell
 from service.settings import Settings
 from service.store import Database, Store

@@ -18,6 +18,8 @@ from service.cli.views import JobView, ProblemView
 JSON: Final[TypeAdapter[JsonValue]] = TypeAdapter(JsonValue)
 _GIVE_UP_S: Final = 60.0
 """How long a broken event stream is tried again before the server counts as gone."""
+_PATIENCE_S: Final = 30.0
+"""How long one call waits, in all, for a rate limit to let it through."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +67,18 @@ class Client:
         body: JsonValue = None,
         headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
-        """Return the answer to a request; a refusal or a failure raises."""
-        with self._translated():
-            response = self._http.request(
-                method, path, params=params, headers=headers, json=body if body is not None else None
-            )
-        check(response)
-        return response
+        """Return the answer to a request; a refusal or a failure raises. Too early a request waits and is sent again."""
+        patience_s = _PATIENCE_S
+        while True:
+            with self._translated():
+                response = self._http.request(
+                    method, path, params=params, headers=headers, json=body if body is not None else None
+                )
+            if response.status_code != httpx.codes.TOO_MANY_REQUESTS or (pause := _retry_after(response)) > patience_s:
+                check(response)
+                return response
+            time.sleep(pause)
+            patience_s -= pause
 
     def job(self, job_id: str) -> JobView:
         """The job as it stands."""

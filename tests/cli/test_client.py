@@ -166,3 +166,28 @@ def test_the_key_is_sent_as_a_bearer_token() -> None:
     with serving(answer) as url, Client(url, key="hd_abc") as client:
         client.job("job_x")
     assert seen == ["Bearer hd_abc"]
+
+
+def test_a_request_that_comes_too_early_waits_and_is_sent_again() -> None:
+    asked: list[int] = []
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        asked.append(1)
+        if len(asked) < 3:
+            reply(handler, 429, b"{}", kind="application/problem+json", Retry_After="0")
+        else:
+            reply(handler, 200, b"[]", kind="application/json")
+
+    with serving(answer) as url, Client(url, key=None) as client:
+        assert client.call("GET", "/v1/jobs").content == b"[]"
+    assert len(asked) == 3
+
+
+def test_nobody_waits_long_for_a_rate_limit_in_silence() -> None:
+    with (
+        serving(lambda handler: reply(handler, 429, b"{}", kind="application/problem+json", Retry_After="59")) as url,
+        Client(url, key=None) as client,
+        pytest.raises(CommandError) as caught,
+    ):
+        client.call("GET", "/v1/jobs")
+    assert caught.value.hint == "try again in 59 s"

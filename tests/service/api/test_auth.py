@@ -4,8 +4,9 @@ import pytest
 from fastapi.routing import APIRoute
 from starlette.testclient import TestClient
 
-from service.api.auth import is_loopback, is_required
+from service.api.auth import is_required
 from service.api.services import Services
+from service.loopback import is_loopback
 from service.records import KeyScope
 from service.settings import AuthKind, Settings
 from tests.service.api.world import BODY, problem, row_counts
