@@ -40,7 +40,7 @@ def posed(method: dict[str, object], **parts: object) -> tuple[JobSpec, LinearPr
 
 
 def test_searches_get_their_settings() -> None:
-    trainer = build_convex_trainer(tolerance=1e-5)
+    trainer = build_convex_trainer(tolerance=1e-5, has_kinks=False)
     assert trainer.accuracy == pytest.approx(1e-6)
     for method, expected in (
         ({"kind": "grid", "points": 7}, Grid(trainer, points=7)),

@@ -1,0 +1,150 @@
+"""A small job for every cell of the table of capabilities: made from the table and from the unions of the contract."""
+
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Final, get_args
+
+import numpy as np
+from pydantic import JsonValue
+
+from service.spec.capabilities import CAPABILITIES, FOLDS, GRANULARITIES
+from service.spec.job import JobSpec
+from service.spec.linear import EXACT_SOLVERS, LinearSolverSpec
+from service.spec.methods import MethodSpec
+
+Body = dict[str, JsonValue]
+
+IMAGES: Final = "images"
+"""Stands for the id of the dataset that `small_images` makes."""
+
+_WINE: Final[Body] = {"dataset": "builtin:wine"}
+
+_DATA: Final[Mapping[str, Body]] = {"denoiser": {"dataset": IMAGES, "target": "clean"}}
+"""What models learn from that cannot learn from rows of numbers."""
+
+_MODELS: Final[Mapping[str, Body]] = {
+    "mlp": {"widths": [6], "activation": "tanh", "batch_size": 32, "epochs": 3},
+}
+
+_BOX: Final[Body] = {"init": 0.02, "low": 1e-3, "high": 1.0}
+_SMOOTHING: Final[Body] = {"init": 0.05, "low": 1e-2, "high": 0.5}
+
+_REGULARIZERS: Final[Mapping[str, Body]] = {
+    "l1": {"strength": {"init": 0.005, "low": 1e-3, "high": 0.02}},
+    "l2": {"strength": _BOX},
+    "tv": {"strength": _BOX, "smoothing": _SMOOTHING},
+    "field_of_experts": {"filters": 2, "size": 3, "strength": _BOX, "smoothing": _SMOOTHING},
+}
+
+_METHODS: Final[Mapping[str, Body]] = {"grid": {"points": 2}, "tpe": {"startup_trials": 1}}
+"""Settings that make jobs small. Kinds that are in none of these tables come with the defaults of the contract."""
+
+_STEPS: Final = 3
+"""Of each job: too few to come near an optimum, where a hypergradient is small and an error relative to it is not."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One thing that the service says it can do."""
+
+    method: str
+    model: str
+    regularizer: str
+    per: str = "model"
+    split: str = "holdout"
+    solver: str | None = None
+    """None: what the contract takes by default."""
+    precision: str = "float64"
+    steps: int = _STEPS
+
+    def __str__(self) -> str:
+        """Return the parts that are not the usual ones after the three that name the cell."""
+        more = (self.per if self.per != "model" else "", self.split if self.split != "holdout" else "", self.solver)
+        precision = self.precision if self.precision != "float64" else ""
+        return "-".join(part for part in (self.method, self.model, self.regularizer, *more, precision) if part)
+
+    def body(self, *, images: str = IMAGES) -> Body:
+        """Return the job as a client says it; `images` is the id of the dataset of images."""
+        data = {**_DATA.get(self.model, _WINE), "split": {"kind": self.split}}
+        if data["dataset"] == IMAGES:
+            data["dataset"] = images
+        model: Body = {"kind": self.model, **_MODELS.get(self.model, {})}
+        if self.model == "denoiser":
+            model["regularizer"] = self.regularizer
+        regularizer: Body = {"kind": self.regularizer, **_REGULARIZERS.get(self.regularizer, {})}
+        if self.per != "model":
+            regularizer["strength"] = {**_mapping(regularizer.get("strength")), "per": self.per}
+        method: Body = {"kind": self.method, **_METHODS.get(self.method, {})}
+        if self.solver is not None:
+            method["solver"] = {"kind": self.solver, **({"rank": 5} if self.solver == "nystrom" else {})}
+        steps = max(self.steps, 2**3) if self.method == "grid" else self.steps
+        return {
+            "data": data,
+            "model": model,
+            "regularizers": [regularizer],
+            "method": method,
+            "budget": {"outer_steps": steps},
+            "resources": {"precision": self.precision},
+        }
+
+
+def cells() -> Iterator[Cell]:
+    """Return every cell of model × regularizer × method that the table allows."""
+    for method, models in CAPABILITIES.items():
+        for model, regularizers in models.items():
+            for regularizer in sorted(regularizers):
+                yield Cell(method, model, regularizer)
+
+
+def more_cells() -> Iterator[Cell]:
+    """Return each cell with everything else that the contract allows of it: granularities, folds, solvers, float32."""
+    for cell in cells():
+        if _has_granularity(cell):
+            for per in sorted(GRANULARITIES[cell.model]):
+                # A grid over many strengths has too many points.
+                if per != "model" and (cell.method != "grid" or per in ("class", "layer")):
+                    yield replace(cell, per=str(per))
+        if cell.model in FOLDS:
+            yield replace(cell, split="kfold")
+        yield from (replace(cell, solver=kind) for kind in _solvers(cell))
+        yield replace(cell, precision="float32")
+
+
+def methods() -> tuple[str, ...]:
+    """Return the kinds of all methods of the contract."""
+    return tuple(str(method.model_fields["kind"].default) for method in get_args(get_args(MethodSpec)[0]))
+
+
+def small_images() -> bytes:
+    """Return an archive of twelve images of 10 × 10 pixels, with edges at all angles, as NPZ."""
+    rows, columns = np.mgrid[0:10, 0:10] / 10.0
+    angles = np.linspace(0.0, np.pi, 12, endpoint=False)
+    along = np.cos(angles)[:, None, None] * (rows - 0.5) + np.sin(angles)[:, None, None] * (columns - 0.5)
+    images = 0.2 + 0.5 * (along > 0.05) + 0.2 * rows
+    file = io.BytesIO()
+    np.savez(file, clean=images)
+    return file.getvalue()
+
+
+def _mapping(value: JsonValue) -> Body:
+    return value if isinstance(value, dict) else {}
+
+
+def _solvers(cell: Cell) -> Iterator[str]:
+    """Return the kinds of solver that a client may choose for the method, without the default one."""
+    spec = JobSpec.model_validate(cell.body())
+    default = getattr(spec.method, "solver", None)
+    if default is None:
+        return
+    exact = {solver.model_fields["kind"].default for solver in EXACT_SOLVERS}
+    for solver in get_args(get_args(LinearSolverSpec)[0]):
+        kind = str(solver.model_fields["kind"].default)
+        # An approximate solver of a convex problem is a thing of `implicit`.
+        if kind != default.kind and (cell.method == "implicit" or kind in exact):
+            yield kind
+
+
+def _has_granularity(cell: Cell) -> bool:
+    regularizer = JobSpec.model_validate(cell.body()).regularizers[0]
+    return hasattr(getattr(regularizer, "strength", None), "per")
