@@ -1,10 +1,12 @@
 """`make demo`: learn the penalties of a real data set while you watch, and compare with what one gets without."""
 
+import os
 import signal
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -13,7 +15,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from demo.baselines import Outcome, Parts, default, grid, without_penalty
+from demo.baselines import Outcome, default, grid, without_penalty
+from demo.comparison import Comparison
 from demo.embedded import DidNotStart, running
 from demo.rows import parts_of
 from service.cli.client import Client
@@ -23,6 +26,7 @@ from service.cli.views import JobView, ResultView
 from service.cli.watching import apply
 
 GRID_POINTS = 50
+PIPE_WIDTH = 130
 GOOD_VERDICTS = ("optimum", "at_bound")
 SPLIT: dict[str, JsonValue] = {"kind": "holdout", "valid": 0.25, "test": 0.25}
 
@@ -48,7 +52,7 @@ SPECS = (
 
 def main() -> int:
     """Run the demo; 0 if both jobs succeeded with an answer that their evidence supports."""
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = Console(width=width_of(sys.stdout.isatty(), os.environ), highlight=False, markup=False, emoji=False)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="hyperdial-demo-") as folder:
         console.print("starting the service: database, queue, API and two workers in a temporary folder …")
@@ -66,6 +70,11 @@ def main() -> int:
     good = report(console, jobs, results)
     console.print(f"\n{time.monotonic() - began:.0f} s in all. Next: `hyperdial up`, README.md and docs/quickstart.md.")
     return 0 if good else 1
+
+
+def width_of(is_terminal: bool, environment: Mapping[str, str]) -> int | None:  # noqa: FBT001
+    """How wide to print: as the terminal is (None), or so that nothing need be folded where there is none."""
+    return None if is_terminal or environment.get("COLUMNS") else PIPE_WIDTH
 
 
 def watch(console: Console, url: str, jobs: list[JobView]) -> list[JobView]:
@@ -88,7 +97,7 @@ def watch(console: Console, url: str, jobs: list[JobView]) -> list[JobView]:
     for _ in panels:
         beside.add_column(ratio=1)
     beside.add_row(*panels)
-    layout = beside if console.width >= 140 else Group(*panels)
+    layout = beside if console.is_terminal and console.width >= 140 else Group(*panels)
     with Live(layout, console=console, refresh_per_second=10):
         for thread in threads:
             thread.join()
@@ -112,7 +121,7 @@ def report(console: Console, jobs: list[JobView], results: list[ResultView | Non
     began = time.monotonic()
     outcomes = [without_penalty(parts), default(parts), grid(parts, points=GRID_POINTS, low=1e-4, high=10.0)]
     outcomes += [learned(job, result) for job, result in zip(jobs, results, strict=True) if result is not None]
-    console.print(comparison(outcomes, parts))
+    console.print(Comparison(outcomes, training_rows=len(parts.train.y)))
     console.print(
         f"(baselines by scikit-learn, {time.monotonic() - began:.1f} s; a learned strength's trainings begin where the "
         "one before ended, and the checks behind its verdict train some more)",
@@ -158,26 +167,6 @@ def learned(job: JobView, result: ResultView) -> Outcome:
 def number(value: JsonValue) -> float:
     """A number as it travels; NaN for what is none."""
     return float(value) if isinstance(value, int | float | str) else float("nan")
-
-
-def comparison(outcomes: list[Outcome], parts: Parts) -> Table:
-    """The outcomes, one a row; the lowest losses stand out."""
-    table = Table(title=f"handwritten digits, {len(parts.train.y)} training rows", title_justify="left")
-    table.add_column("")
-    for name in ("strength", "trainings", "valid. loss", "valid. acc.", "test loss", "test acc."):
-        table.add_column(name, justify="right")
-    best = min(outcome.valid_loss for outcome in outcomes)
-    for outcome in outcomes:
-        table.add_row(
-            outcome.approach,
-            outcome.strength,
-            str(outcome.trainings),
-            Text(f"{outcome.valid_loss:.4f}", "bold green" if outcome.valid_loss <= best * 1.0005 else ""),
-            f"{outcome.valid_accuracy:.1%}",
-            f"{outcome.test_loss:.4f}",
-            f"{outcome.test_accuracy:.1%}",
-        )
-    return table
 
 
 if __name__ == "__main__":

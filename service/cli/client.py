@@ -67,7 +67,7 @@ class Client:
         body: JsonValue = None,
         headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
-        """Return the answer to a request; a refusal or a failure raises. Too early a request waits and is sent again."""
+        """Return the answer; a refusal or a failure raises. A request that comes too early waits and is sent again."""
         patience_s = _PATIENCE_S
         while True:
             with self._translated():
