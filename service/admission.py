@@ -16,13 +16,16 @@ from service.spec.data import ColumnSplit
 from service.spec.hyperparameters import Granularity
 from service.spec.job import Device, JobSpec, Precision
 from service.spec.linear import DirectSolver, NystromSolver
-from service.spec.methods import Grid, solver_of
+from service.spec.methods import TPE, Grid, solver_of
 from service.spec.models import MLP, NETWORKS, Denoiser, LinearModel
 from service.spec.regularizers import L1, L2, FieldOfExperts
 from service.task import Refusal, Task, read_task
 
 LARGEST_DIRECT = 4096
 """Weights up to which the Hessian is formed and factorised."""
+
+LARGEST_TPE = 1000
+"""Strengths up to which a step of TPE takes seconds at most, beside its training."""
 
 _FEW_ROWS_A_STRENGTH = 10
 
@@ -89,7 +92,7 @@ def admit(spec: JobSpec, dataset: DatasetRecord, *, gpu_online: bool | None = No
             warnings = ()
         case _:
             assert_never(spec.model)
-    refusals = (*_solver_refusals(spec, figures.weights), *_grid_refusals(spec, figures.strengths))
+    refusals = (*_solver_refusals(spec, figures.weights), *_search_refusals(spec, figures.strengths))
     if refusals:
         return Admission(refusals, (), None)
     warnings = (
@@ -124,7 +127,13 @@ def _filter_refusals(spec: JobSpec, images: ImageTask) -> Iterator[Refusal]:
             )
 
 
-def _grid_refusals(spec: JobSpec, strengths: int) -> Iterator[Refusal]:
+def _search_refusals(spec: JobSpec, strengths: int) -> Iterator[Refusal]:
+    if isinstance(spec.method, TPE) and strengths > LARGEST_TPE:
+        yield Refusal(
+            "/method/kind",
+            f"'tpe' models how strengths go together, up to {LARGEST_TPE:,} of them, and there are {strengths:,}: take "
+            "a method that learns, or 'random'",
+        )
     if not isinstance(spec.method, Grid):
         return
     points, steps = spec.method.points, spec.budget.outer_steps

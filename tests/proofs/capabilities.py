@@ -138,15 +138,21 @@ def prove(
     """Run every cell's job; return what became of them.
 
     Raises:
-        Disproved: one did not succeed, or its hypergradient is wrong.
+        Disproved: one did not succeed, or its hypergradient is wrong; all are tried before.
     """
-    outcomes = []
+    outcomes, disproved = [], []
     with tempfile.TemporaryDirectory() as folder, service(Path(folder), workers=workers) as running:
         for cell in chosen:
-            outcome = running.try_cell(cell)
-            tell(outcome)
-            check(outcome)
-            outcomes.append(outcome)
+            try:
+                outcome = running.try_cell(cell)
+                tell(outcome)
+                check(outcome)
+            except Disproved as error:
+                disproved.append(str(error))
+            else:
+                outcomes.append(outcome)
+    if disproved:
+        raise Disproved("\n".join(disproved))
     return outcomes
 
 

@@ -224,3 +224,24 @@ def test_the_larger_job_is_estimated_to_take_more() -> None:
     assert large.estimate is not None
     assert small.estimate.seconds < large.estimate.seconds
     assert small.estimate.memory_bytes < large.estimate.memory_bytes
+
+
+def test_a_grid_that_the_budget_does_not_cover_is_refused() -> None:
+    two = [{"kind": "l2", "strength": {"per": "feature"}}]
+    budget = {"outer_steps": 100}
+    assert ask(method={"kind": "grid", "points": 100}, budget=budget).is_admitted
+    assert ask(method={"kind": "grid", "points": 10}, regularizers=two, budget=budget).is_admitted
+    detail = refused(ask(method={"kind": "grid", "points": 11}, regularizers=two, budget=budget))["/method/points"]
+    assert "121 trainings" in detail
+    assert "budget.outer_steps allows 100" in detail
+
+
+def test_tpe_is_refused_more_strengths_than_it_can_model() -> None:
+    many = {"features": ["image"]}  # 64 features for each of three classes
+    each = [{"kind": "l2", "strength": {"per": "parameter"}}]
+    tpe = {"kind": "tpe"}
+    assert ask(method=tpe, regularizers=each, data=many).is_admitted
+    wide = replace(TABLE, columns=tuple(replace(c, shape=(20, 20)) if c.name == "image" else c for c in TABLE.columns))
+    detail = refused(ask(wide, method=tpe, regularizers=each, data=many))["/method/kind"]
+    assert "up to 1,000 of them, and there are 1,200" in detail
+    assert ask(wide, method={"kind": "random"}, regularizers=each, data=many).is_admitted
