@@ -113,7 +113,9 @@ class Settings(BaseSettings):
     record_seconds: float = Field(default=0.25, description="Points are recorded at most this late.")
     spool_bytes: int = Field(default=64 * 2**20, description="Points kept on disk while the database is away.")
     threads: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="CPU threads of a job; null: as many as the worker may use."
+        default=None,
+        description="CPU threads of a job; null: as many as the worker may use CPUs, of which `hyperdial up` gives each of "
+        "N workers the Nth part, one at least.",
     )
     cache_bytes: Annotated[int, Field(ge=0)] = Field(
         default=20 * 2**30, description="Copies of remote datasets kept on a machine's disk; what is in use stays."

@@ -76,13 +76,3 @@ def kernel_kills() -> int:
                 if name == "oom_kill":
                     total += int(count)
     return total
-
-
-def usable_cpus() -> int:
-    """Return how many CPUs this process may use: those of its affinity, fewer if a container's quota says so."""
-    count = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        if quota != "max":
-            count = min(count, max(1, int(quota) // int(period)))
-    return count

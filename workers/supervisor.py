@@ -12,6 +12,7 @@ from typing import Final, final
 
 from pydantic import ValidationError
 
+from service.cpus import usable_cpus
 from service.errors import LeaseLost, StoreUnavailable
 from service.identifiers import new_id
 from service.records import Claim, FailureCode
@@ -25,7 +26,6 @@ from workers.bell import Listener
 from workers.child import RUNNER, Child
 from workers.devices import Device, runner_environment
 from workers.messages import Assignment
-from workers.processes import usable_cpus
 from workers.pulse import Pulse
 from workers.spool import remove_abandoned, spool_folder
 

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -15,6 +15,7 @@ from typing import Final, Protocol, final
 
 import httpx
 
+from service.cpus import share_of_cpus
 from service.embedded import redis
 from service.embedded.children import Child, Program, State, stop
 from service.embedded.folder import FolderUnusable, held, prepare
@@ -218,7 +219,7 @@ def _listening(settings: Settings) -> Iterator[socket.socket]:
 def _environment(settings: Settings, more: Mapping[str, str], *, workers: int) -> dict[str, str]:
     return {
         # Workers share the cores; one alone takes what it may use; the operator's own number wins.
-        **({"HYPERDIAL_THREADS": str(max(1, _cpus() // workers))} if workers > 1 else {}),
+        **({"HYPERDIAL_THREADS": str(share_of_cpus(workers))} if workers > 1 else {}),
         "PYTHONUNBUFFERED": "1",
         **os.environ,
         "HYPERDIAL_DATA_DIR": str(settings.data_dir),
@@ -227,15 +228,6 @@ def _environment(settings: Settings, more: Mapping[str, str], *, workers: int) -
         "HYPERDIAL_QUEUE": settings.queue.value,
         **more,
     }
-
-
-def _cpus() -> int:
-    """How many CPUs this process may use: those of its affinity, fewer if a container's quota says so."""
-    count = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    with suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-        count = min(count, max(1, int(quota) // int(period)))  # "max" is no number: no quota
-    return count
 
 
 def _queue_program(server: Path, folder: Path, path: Path, lock: int) -> Program:
