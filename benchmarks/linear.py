@@ -16,6 +16,7 @@ import argparse
 import math
 import platform
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import linear_judge
@@ -43,7 +44,6 @@ from workers.learn.methods.implicit import Implicit
 START = 1e-2
 """Where every gradient method starts: the λ that the service suggests, whatever the data."""
 POINTS = 20
-TRIALS = 50
 LOOSE = 1e-4
 """Tolerance of the run that is held against the grid: the default is finer than any use of a strength."""
 MOST_STRENGTHS_FOR_TPE = 256
@@ -58,17 +58,20 @@ class Benchmark:
         self._report = report
         self._quick = quick
 
-    def measure(self, case: Case) -> None:
-        """Measure all contenders on a case."""
+    def measure(self, case: Case, without: Sequence[str]) -> Iterator[None]:
+        """Measure all contenders on a case, and pause after each granularity that is not left out."""
         _say(f"{case.name}: {case.train.X.shape[0]} x {case.train.X.shape[1]}, {case.classes} classes")
-        single = linear_judge.Judge(problem_of(case, "model", initial=START))
+        single = linear_judge.Judge(problem_of(case, "model", initial=START), inner=case.effort.inner)
         linear_judge.best_single(case, single)
         best = float(single.best[1].exp())
         _say(f"  best single strength {best:.4g}, validation loss {single.best[0]:.6f}")
         relative, tol = self._cold(case, single, best)
         self._one(case, single, relative=relative, tol=tol)
+        yield
         for per in case.granularities[1:]:
-            self._many(case, per, single, relative=relative)
+            if per not in without:
+                self._many(case, per, single, relative=relative)
+                yield
 
     def _cold(self, case: Case, judge: linear_judge.Judge, best: float) -> tuple[float, float]:
         """Train once from zero, as loosely as 0.1 % of the loss allows, and return the two tolerances.
@@ -110,10 +113,11 @@ class Benchmark:
         for name, initial in (("strongest", high), ("weakest", low)):
             problem = problem_of(case, "model", initial=initial)
             traces.append(learn(f"implicit, from the {name}", Implicit(), problem, max_steps=100))
-        traces.append(learn("hoag", HOAG(), judge.problem, max_steps=30 if self._quick else 100))
+        most = case.effort.colds * self._report.colds[f"{case.name}: scikit-learn"]["gradients"]
+        traces.append(learn("hoag", HOAG(), judge.problem, max_steps=30 if self._quick else 100, most=most))
         grids = [own_grid(case, judge.problem, points=POINTS, relative=relative)]
         grids += [sklearn_grid(case, points=POINTS, tol=t) for t in sorted({1e-4, tol}, reverse=True)]
-        traces += [*grids, tpe(case, judge.problem, trials=TRIALS, relative=relative)]
+        traces += [*grids, tpe(case, judge.problem, trials=case.effort.trials, relative=relative)]
         rows = self._rows(case, "model", judge, traces, spacing=spacing)
 
         ours, spent = rows[1], rows[1].gradient_equivalents
@@ -136,25 +140,27 @@ class Benchmark:
     def _many(self, case: Case, per: str, single: linear_judge.Judge, *, relative: float) -> None:
         """Measure contenders for a strength for each class or feature."""
         problem = problem_of(case, per, initial=START)
-        judge = linear_judge.Judge(problem)
+        judge = linear_judge.Judge(problem, inner=case.effort.inner)
+        trials = case.effort.trials
         size = problem.space.size
         cold = self._report.colds[f"{case.name}: scikit-learn"]["gradients"]
-        most = (10 if self._quick else 2 * TRIALS) * cold
+        most = (10 if self._quick else case.effort.colds) * cold
         traces = [
             learn(name, method, problem, max_steps=200, most=most)
             for name, method in (("implicit", Implicit()), ("hoag", HOAG()))
         ]
         if size <= MOST_STRENGTHS_FOR_TPE:
-            traces.append(tpe(case, problem, trials=TRIALS, relative=relative))
+            traces.append(tpe(case, problem, trials=trials, relative=relative))
             beside = ""
         else:
-            traces.append(tpe(case, single.problem, trials=TRIALS, relative=relative))
+            traces.append(tpe(case, single.problem, trials=trials, relative=relative))
             beside = f" (of one strength: {size} are out of its reach)"
             traces[-1].name += beside
             for i, visit in enumerate(traces[-1].visits):
                 traces[-1].visits[i] = type(visit)(visit.raw.expand(size), visit.claimed, visit.cost, visit.seconds)
-        iterations = 10 if self._quick else 100 if size <= MOST_STRENGTHS_FOR_TPE else 40
-        for start in (torch.tensor([math.log(START)], dtype=torch.float64), single.best[1]):
+        iterations = 10 if self._quick else case.effort.searches
+        starts = (single.best[1], torch.tensor([math.log(START)], dtype=torch.float64))
+        for start in starts[: case.effort.starts]:
             linear_judge.best_of_many(judge, start.expand(size).clone(), iterations=iterations)
         one = Trace("best single strength", ended="the judge's")
         one.visits = [type(traces[0].visits[0])(single.best[1].expand(size), single.best[0], one.cost, 0.0)]
@@ -175,7 +181,7 @@ class Benchmark:
         self._claim(
             case,
             per,
-            f"one per {per}: TPE after {TRIALS} trials is behind what five single trainings buy{beside}",
+            f"one per {per}: TPE after {trials} trials is behind what five single trainings buy{beside}",
             f"{searched.valid_loss:.5f} after {searched.gradient_equivalents / cold:.1f} trainings, "
             f"against {at_five:.5f}",
             passes=at_five < searched.valid_loss,
@@ -245,6 +251,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder with a9a.npz and 20news_stripped_mindf2_counts.npz")
     parser.add_argument("--quick", action="store_true", help="digits only, under a minute")
     parser.add_argument("--only", help="one data set by name")
+    parser.add_argument("--without", nargs="*", default=[], choices=["class", "feature"], help="leave these out")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
@@ -262,8 +269,8 @@ def main() -> None:
     for load in loaders:
         case = load()
         if options.only in (None, case.name):
-            benchmark.measure(case)
-            report.write(options.out)
+            for _ in benchmark.measure(case, options.without):
+                report.write(options.out)
     _say(report.markdown())
 
 

@@ -13,6 +13,27 @@ from workers.learn.problems.linear_data import Examples, LinearData
 SEED = 0
 
 
+@dataclass(frozen=True)
+class Effort:
+    """How much is spent on what is not the method: a large case takes an hour otherwise."""
+
+    grid: int
+    """Points of the judge's own grid."""
+    inner: float
+    """Gradient that the judge's trainings leave, relative to that at w = 0."""
+    searches: int
+    """Iterations of the judge's search for the best known of many strengths, from each start."""
+    starts: int
+    trials: int
+    """Of TPE."""
+    colds: float
+    """Single trainings that a gradient method may cost before it is stopped."""
+
+
+FULL = Effort(grid=30, inner=1e-6, searches=100, starts=2, trials=50, colds=100.0)
+LEAN = Effort(grid=16, inner=1e-4, searches=10, starts=1, trials=15, colds=10.0)
+
+
 @dataclass(frozen=True, eq=False)
 class Case:
     """Examples in three parts, and what may be said of their strengths."""
@@ -24,6 +45,7 @@ class Case:
     classes: int
     granularities: tuple[str, ...]
     """`per` of the penalty: one strength, and the finer ones that differ from it."""
+    effort: Effort = FULL
 
     @property
     def data(self) -> LinearData:
@@ -85,7 +107,7 @@ def twenty_news(folder: Path) -> Case:
         Examples(weighted(counts[valid]), y[valid]),
         Examples(weighted(counts_test), y_test),
     )
-    return Case("20newsgroups", *parts, classes=20, granularities=("model", "class", "feature"))
+    return Case("20newsgroups", *parts, classes=20, granularities=("model", "class", "feature"), effort=LEAN)
 
 
 def cases(folder: Path | None) -> list[Callable[[], Case]]:

@@ -17,8 +17,6 @@ from workers.learn.problem import Part
 from workers.learn.problems.linear import LinearProblem
 from workers.learn.whitened_oracle import WhitenedOracle
 
-_INNER = 1e-6
-"""Gradient that is left of a training, relative to that at w = 0, both in coordinates of the metric."""
 _ADJOINT = 1e-6
 """Residual that is left of an adjoint, relative to its right-hand side."""
 
@@ -29,8 +27,10 @@ class Judge:
     In the coordinates of the problem's metric, which makes it quick and leaves the solution as it is.
     """
 
-    def __init__(self, problem: LinearProblem) -> None:
+    def __init__(self, problem: LinearProblem, *, inner: float = 1e-6) -> None:
+        """Take the gradient that is left of a training, relative to that at w = 0 and in the metric's coordinates."""
         self.problem = problem
+        self._inner = inner
         self._oracle = problem.oracle()
         self._zero = problem.initial_weights(0)
         self._w, self._adjoint = self._zero, self._zero
@@ -60,7 +60,7 @@ class Judge:
 
     def _train(self, raw: Tensor) -> None:
         seen, metric = self._whitened(raw)
-        tol = _INNER * float(seen.inner(self._zero, raw).gradient.norm())
+        tol = self._inner * float(seen.inner(self._zero, raw).gradient.norm())
         solution = LBFGS(memory=30, first_step=1.0).solve(seen, raw, metric.inverse(self._w), tol=tol)
         if not solution.converged:
             raise RuntimeError(f"the reference training stopped at a gradient of {solution.gradient_norm:.1e}")
@@ -74,9 +74,16 @@ class Judge:
 
 
 def best_single(case: Case, judge: Judge) -> None:
-    """Find the best of one strength: a grid over the box, then Brent's method around its best point."""
-    grid = np.log(strengths(case, 30))
-    losses = [judge.losses(torch.tensor([x], dtype=torch.float64))[0] for x in grid]
+    """Find the best of one strength: a grid over the box, then Brent's method around its best point.
+
+    The grid ends where the loss has risen far above the best: what is weaker is dear and worse.
+    """
+    grid = np.log(strengths(case, case.effort.grid))
+    losses: list[float] = []
+    for x in grid:
+        losses.append(judge.losses(torch.tensor([x], dtype=torch.float64))[0])
+        if losses[-1] > 1.2 * min(losses):
+            break
     best = int(np.argmin(losses))
     near = grid[max(0, best - 1) : best + 2]
     optimize.minimize_scalar(

@@ -38,6 +38,8 @@ _SLACK = 10.0
 """The bound ‖residual‖ ‖q‖ of a tangent's effect is never attained; measured on digits, a9a, breast_cancer."""
 _TEST = 2.0
 """By how much the residuals of a forecast are lowered in any case, to see what becomes of the slope."""
+_VALUES = 1e-3
+"""Slopes lead; values of loose trainings, good to this fraction, only refute a slope that misled."""
 _MOST_REJECTIONS = 8
 
 
@@ -155,7 +157,8 @@ class PathFollower:
         apart = abs(float(found.raw) - float(best.raw))
         if math.isinf(best.uncertainty):  # hardly trained, and so perhaps better than training would leave it
             best = replace(best, corrected=math.inf)
-        noise = 2e-2 * self.tolerance * abs(found.value) + found.error + apart * found.uncertainty
+        unsure = found.uncertainty if math.isinf(best.uncertainty) else found.uncertainty + best.uncertainty
+        noise = _VALUES * abs(found.value) + found.error + (2.0 + apart) * unsure
         return self.path.take(path, path_point(best), path_point(found), noise=noise, uncertainty=found.uncertainty)
 
     def head(
@@ -175,11 +178,19 @@ class PathFollower:
             at = oracle.outer(w, weights.new_tensor([raw]))
             return float(torch.dot(at.gradient, s) + at.raw_gradient[0])
 
-        # A wall inside the box is known to be no minimum; the box's own ends may be.
+        # The box's ends may be minima; a wall inside is none, and one that is ahead and near was a mistaken slope.
+        down = point.slope > 0.0
+        if down and point.raw - path.below < self.resolution:
+            path = replace(path, below=box[0])
+        elif not down and path.above - point.raw < self.resolution:
+            path = replace(path, above=box[1])
         low = box[0] if path.below <= box[0] else point.raw - 0.9 * (point.raw - path.below)
         high = box[1] if path.above >= box[1] else point.raw + 0.9 * (path.above - point.raw)
         sight = self.path.look(slope_at, point, other, ends=(low, high), reach=path.reach, resolution=self.resolution)
         cost = Cost(gradients=sight.looks)
+        walled = path.below > box[0] if down else path.above < box[1]
+        if walled and sight.curvature <= 0.0:  # there is a minimum on the way, but the path does not tell where
+            sight = replace(sight, raw=0.5 * (point.raw + (path.below if down else path.above)))
         if sight.looks == 0:
             return Heading(point.raw, path, done=True, cost=cost)
         step, curvature, resolution = abs(sight.raw - point.raw), max(sight.curvature, 0.0), self.resolution

@@ -7,6 +7,9 @@ from typing import final
 
 from torch import Tensor
 
+_SURE = 3.0
+"""A slope of so many times its uncertainty has the right sign."""
+
 
 @dataclass(frozen=True)
 class PathPoint:
@@ -173,9 +176,9 @@ class Path:
             above = min(state.above, found.raw) if found.raw > best.raw else state.above
             return replace(state, below=below, above=above, reach=0.5 * length, rejected=state.rejected + 1), False
         below, above = state.below, state.above
-        if found.slope < 0.0:
+        if found.slope < -_SURE * uncertainty:
             below = max(below, found.raw)
-        else:
+        elif found.slope > _SURE * uncertainty:
             above = min(above, found.raw)
         longer = length > 0.9 * state.reach and found.slope * best.slope > 0.0
         reach = min(2.0 * state.reach, self.largest_reach) if longer else max(state.reach, min(length, 1.0))
