@@ -113,6 +113,8 @@ class HOAG(AbstractMethod[AbstractBilevelProblem, HOAGState]):
     schedule: Schedule = Schedule.EXPONENTIAL
     first_tolerance: float = 1e-3
     least_tolerance: float = 1e-12
+    first_change: float = 1.0
+    """Root mean square of the change of raw in the first step."""
     tolerance: float = 1e-5
     """Of slope and progress, relative to the outer loss."""
 
@@ -216,8 +218,7 @@ class HOAG(AbstractMethod[AbstractBilevelProblem, HOAGState]):
         size = float(torch.linalg.vector_norm(at.value))
         lipschitz, first = state.lipschitz, state.first_lipschitz
         if math.isnan(lipschitz):
-            # The first step changes the hyperparameters by one, in the root mean square.
-            lipschitz = first = size / math.sqrt(here.raw.numel()) if size > 1e-3 else 1.0
+            lipschitz = first = size / (self.first_change * math.sqrt(here.raw.numel())) if size > 1e-3 else 1.0
         length, last = size / lipschitz, state.here.value
         if here.corrected >= state.here.corrected + min(tol, 0.2) * abs(state.here.corrected):
             return (

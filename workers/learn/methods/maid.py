@@ -10,6 +10,8 @@ from workers.learn.cost import Cost
 from workers.learn.errors import LearnError
 from workers.learn.inner.base import AbstractInnerSolver
 from workers.learn.inner.lbfgs import LBFGS
+from workers.learn.inner.newton_cg import NewtonCG
+from workers.learn.inner.relay import Relay
 from workers.learn.linear.base import AbstractLinearSolver
 from workers.learn.linear.cg import CG
 from workers.learn.method import AbstractMethod, Answer, Status, TrajectoryPoint, natural_values
@@ -23,6 +25,8 @@ from workers.learn.problem import AbstractBilevelProblem, Part
 _EARLY_STEPS = 10
 _LOOSEST_DISTANCE = 0.1
 """Of the first solve, relative to what is known of the start: weights that stay there know nothing of θ."""
+_SPECTRAL_RANGE = 10.0
+"""Factor within which a spectral step keeps to the one that ρ̄ gives."""
 _FIRST_DISTANCE = 0.02
 _FIRST_RESIDUAL = 0.1
 
@@ -66,6 +70,8 @@ class MAID(AbstractMethod[AbstractBilevelProblem, MAIDState]):
       where the uncertainty of the value hides whatever a step could gain;
     - with a box, steps are projected first and judged by their displacement, and the descent test is made with the
       coordinates of z that the box leaves free;
+    - the first trial of a step is the spectral one of Barzilai & Borwein (1988), ⟨s, y⟩/⟨y, y⟩ of the last changes of
+      θ and z: it saves steps where the objective is ill-conditioned, and is judged like any other;
     - solvers work in the coordinates of a metric where the problem offers one, while all that is proven is measured
       in the original ones.
 
@@ -79,7 +85,7 @@ class MAID(AbstractMethod[AbstractBilevelProblem, MAIDState]):
     state_type: ClassVar[type] = MAIDState
 
     solver: AbstractLinearSolver = field(default_factory=CG)
-    inner: AbstractInnerSolver = field(default_factory=lambda: LBFGS(first_step=1.0))
+    inner: AbstractInnerSolver = field(default_factory=lambda: Relay((LBFGS(first_step=1.0), NewtonCG())))
     tolerance: float = 1e-5
     """Stop when no coordinate's slope, per unit of raw, exceeds this fraction of the outer loss, nor ω does."""
     initial_accuracy: float | None = None
@@ -95,6 +101,8 @@ class MAID(AbstractMethod[AbstractBilevelProblem, MAIDState]):
     """ρ̄, the factor of the step after a success, in the first ten steps."""
     growth: float = 1.2
     """ρ̄ after them."""
+    spectral: bool = True
+    """Whether the first trial of a step takes its length from the last change of z, and not from ρ̄ alone."""
     tighten: float = 0.5
     """ν, the factor of the accuracies after a failure."""
     relax: float = 1.1
@@ -198,6 +206,11 @@ class MAID(AbstractMethod[AbstractBilevelProblem, MAIDState]):
         if metric is not None and search.last.gradient_equivalents > metric.cost.gradient_equivalents:
             curvature_at, cost = here.at.weights, cost + metric.cost
         grown = search.step * (self.early_growth if state.step <= _EARLY_STEPS else self.growth)
+        if self.spectral:
+            moved, turned = located.raw - search.here.at.raw, here.gradient - search.here.gradient
+            curvature, square = float(torch.dot(moved, turned)), float(torch.dot(turned, turned))
+            if curvature > 0.0:
+                grown = min(max(curvature / square, grown / _SPECTRAL_RANGE), grown * _SPECTRAL_RANGE)
         least_norm = max(0.5 * state.least_norm, search.least_norm, 0.0 if here.at.reached else here.at.gradient_norm)
         return replace(
             state,
@@ -238,6 +251,7 @@ class MAID(AbstractMethod[AbstractBilevelProblem, MAIDState]):
                 "linear_residual": here.residual,
                 "lowest_value": here.bounds.lower,
                 "highest_value": here.bounds.upper,
+                "claimed_decrease": 0.0 if search is None else search.claim,
                 "trials": 0.0 if search is None else float(search.trials),
                 "gradient_equivalents": float(state.cost.gradient_equivalents),
             },

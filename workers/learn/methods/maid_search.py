@@ -36,6 +36,8 @@ class Search:
     accuracies: Accuracies
     step: float
     """α of the accepted point, or of the last one tried."""
+    claim: float
+    """λ ⟨z, θ − θ⁺⟩, by which the objective is proven to fall; zero if no point was accepted."""
     failures: int
     """How often accuracies had to be tightened."""
     trials: int
@@ -78,7 +80,9 @@ class Backtracking:
             found = self._backtrack(here, accuracies, alpha, budget)
             trials, cost, alpha = trials + found.trials, cost + found.cost, found.alpha
             least = max(least, found.least_norm)
-            done = Search(found.accepted, here, accuracies, alpha, failures, trials, cost, found.last, least)
+            done = Search(
+                found.accepted, here, accuracies, alpha, found.claim, failures, trials, cost, found.last, least
+            )
             if found.accepted is not None or failures >= self.most_failures or differ.is_stationary(here):
                 return done
             failures, budget = failures + 1, budget + 1
@@ -117,7 +121,7 @@ class Backtracking:
             gain = (1.0 - self.decrease) * promise - noise
             if not gain > here.gap:
                 hidden = _Hidden(at.distance, differ.powers(2.0 * here.gap, gain), by_trial=False)
-                return _Round(None, alpha, trial, cost, Cost(), least, hidden)
+                return _Round(None, alpha, 0.0, trial, cost, Cost(), least, hidden)
             located, spent = differ.locator.locate(
                 raw, guess, accuracy=accuracies.inner, metric=self.coordinates.metric(raw), like=at
             )
@@ -135,15 +139,15 @@ class Backtracking:
             if not located.reached:
                 least = max(least, located.gradient_norm)
             if upper - here.bounds.lower + self.decrease * promise + noise <= 0.0:
-                return _Round(located, alpha, trial + 1, cost, spent, least, None)
+                return _Round(located, alpha, self.decrease * promise, trial + 1, cost, spent, least, None)
             gap = here.gap + upper - value
             if located.reached and not gain > gap:
                 hidden = _Hidden(located.distance, differ.powers(2.0 * gap, gain), by_trial=True)
-                return _Round(None, alpha, trial + 1, cost, spent, least, hidden)
+                return _Round(None, alpha, 0.0, trial + 1, cost, spent, least, hidden)
             alpha *= self.shorten
             # The weights move about in proportion to the step.
             guess = at.weights + self.shorten * (located.weights - at.weights)
-        return _Round(None, alpha, budget, cost, Cost(), least, None)
+        return _Round(None, alpha, 0.0, budget, cost, Cost(), least, None)
 
 
 @dataclass(frozen=True)
@@ -162,6 +166,7 @@ class _Hidden:
 class _Round:
     accepted: Located | None
     alpha: float
+    claim: float
     trials: int
     cost: Cost
     last: Cost
