@@ -114,8 +114,8 @@ class Settings(BaseSettings):
     spool_bytes: int = Field(default=64 * 2**20, description="Points kept on disk while the database is away.")
     threads: Annotated[int, Field(ge=1)] | None = Field(
         default=None,
-        description="CPU threads of a job; null: as many as the worker may use CPUs, of which `hyperdial up` gives each of "
-        "N workers the Nth part, one at least.",
+        description="CPU threads of a job; null: as many as the worker may use CPUs; `hyperdial up` gives each of N "
+        "workers the Nth part of them, one at least.",
     )
     cache_bytes: Annotated[int, Field(ge=0)] = Field(
         default=20 * 2**30, description="Copies of remote datasets kept on a machine's disk; what is in use stays."
