@@ -167,6 +167,10 @@ class CountingOracle:
         self._calls["cross"] += 1
         return self._oracle.cross(w, raw, q)
 
+    def cross_forward(self, w, raw, direction):
+        self._calls["cross"] += 1
+        return self._oracle.cross_forward(w, raw, direction)
+
     def hvp(self, w, raw):
         product = self._oracle.hvp(w, raw)
 

@@ -30,25 +30,13 @@ class QuasiNewtonState:
     """Accepted steps in a row whose decrease was too small to matter."""
 
 
-@dataclass(frozen=True)
-class Proposal:
-    """What to try next, and what became of the last trial."""
-
-    trial: Tensor
-    accepted: bool
-    converged: bool
-    decrement: float
-    """Decrease that the model promises from the incumbent."""
-
-
 @final
 @dataclass(frozen=True)
 class QuasiNewton:
     """Projected L-BFGS with a trust radius; every evaluation, accepted or not, improves the model.
 
-    In one dimension this is a secant on the hypergradient, safeguarded by the values. There is no line search:
-    each point is a training run, and a rejected one still brings a gradient, so the model is corrected and a
-    shorter step tried from the incumbent.
+    There is no line search: each point is a training run, and a rejected one still brings a gradient, so the model is
+    corrected and a shorter step tried from the incumbent. One dimension is better served by `Path`.
 
     Source: two-metric projection of Bertsekas (1982) with the two-loop recursion of Nocedal (1980).
     """
@@ -86,8 +74,7 @@ class QuasiNewton:
         step, change = raw - state.raw, gradient - state.gradient
         slope, slope_after = float(torch.dot(state.gradient, step)), float(torch.dot(gradient, step))
         length = float(step.abs().max())
-        # In one dimension the next gradient tells whether a secant was wrong; an older one is wrong for longer.
-        if raw.shape[0] == 1 or float(change.abs().max()) > gradient_noise:
+        if float(change.abs().max()) > gradient_noise:
             state = self._remember(state, step, change)
         accepted = value <= state.value + 1e-4 * slope + noise
         if not accepted:
