@@ -178,7 +178,7 @@ def test_every_group_starts_where_some_of_it_is_active() -> None:
 
 
 METHODS = [
-    Implicit(solver=Margin(CG()), inner=ReducedNewton()),
+    Implicit(solver=Margin(CG()), inner=ReducedNewton(), smooth_path=False),
     HOAG(solver=Margin(CG()), inner=ReducedNewton()),
 ]
 

@@ -15,6 +15,7 @@ from workers.learn.linear.margin import Margin
 from workers.learn.method import AbstractMethod, State
 from workers.learn.methods.hoag import HOAG, Schedule
 from workers.learn.methods.implicit import Implicit
+from workers.learn.methods.maid import MAID
 from workers.learn.outer.adam import Adam
 from workers.learn.outer.quasi_newton import QuasiNewton
 from workers.learn.problem import AbstractBilevelProblem
@@ -39,6 +40,7 @@ def build_method(spec: JobSpec, *, size: int, has_kinks: bool = False) -> AnyMet
                     solver=_linear(method.solver, size, has_kinks=has_kinks),
                     inner=ReducedNewton() if has_kinks else LBFGS(first_step=1.0),
                     outer=build_outer(method.step),
+                    smooth_path=not has_kinks,
                     tolerance=spec.budget.tolerance,
                 )
             )
@@ -53,7 +55,7 @@ def build_method(spec: JobSpec, *, size: int, has_kinks: bool = False) -> AnyMet
                 )
             )
         case specs.MAID():
-            raise NotImplementedError
+            return _any(MAID(initial_accuracy=method.initial_accuracy, tolerance=spec.budget.tolerance))
         case specs.Grid() | specs.RandomSearch() | specs.TPE():
             return build_search(method, build_convex_trainer(tolerance=spec.budget.tolerance, has_kinks=has_kinks))
         case _:

@@ -88,6 +88,8 @@ class Implicit(AbstractMethod[AbstractBilevelProblem, ImplicitState]):
     resolution: float = 0.045
     """How precisely one strength has to be known, as a fraction of it."""
     precondition: bool = True
+    smooth_path: bool = True
+    """Whether the weights of one strength are foretold along their path; not where the inner loss has kinks."""
 
     def init(self, problem: AbstractBilevelProblem, *, seed: int) -> ImplicitState:
         """See `AbstractMethod.init`."""
@@ -109,7 +111,7 @@ class Implicit(AbstractMethod[AbstractBilevelProblem, ImplicitState]):
         oracle = problem.oracle()
         low, high = problem.space.bounds(state.trial.dtype, state.trial.device)
         match self.outer:
-            case QuasiNewton() if state.trial.numel() == 1:
+            case QuasiNewton() if state.trial.numel() == 1 and self.smooth_path:
                 state, found, inner, status = self._along_the_path(problem, oracle, state, float(low), float(high))
             case QuasiNewton():
                 found, inner, cost, refreshed = self._evaluate(problem, oracle, state)
