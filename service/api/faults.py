@@ -19,6 +19,7 @@ MOST: Final = 50
 """Faults that are reported at once."""
 
 _LONGEST_NAME: Final = 200
+_NO_DEFAULT: Final = "default_factory_not_called"
 _QUOTED: Final = re.compile(r"'([^']*)'")
 
 Place = tuple[int | str, ...]
@@ -31,7 +32,11 @@ def body_faults(error: ValidationError, model: type[BaseModel]) -> list[Fault]:
         error: what pydantic found.
         model: what the body should have been.
     """
-    found = error.errors(include_url=False, include_input=False)
+    found = [
+        each
+        for each in error.errors(include_url=False, include_input=False)
+        if each["type"] != _NO_DEFAULT  # only says that something else is wrong
+    ]
     return [_fault(str(each["type"]), each["msg"], each["loc"], each.get("ctx", {}), model) for each in found[:MOST]]
 
 

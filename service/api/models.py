@@ -198,6 +198,7 @@ class ResultView:
     hyperparameters: Json
     metrics: Annotated[Json, says("By part: `train`, `valid`, `test`.")]
     evidence: Annotated[Json, says("Why the answer may be trusted.")]
+    model: Annotated[Json, says("What the final model is: rows, features, classes and the like, by its kind.")]
     cost: Json
     files: list[JsonValue]
     reproduce: Annotated[Json, says("The specification, the seed and the versions that give it again.")]

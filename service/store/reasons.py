@@ -29,6 +29,9 @@ def standing_reason(row: RowMapping) -> StatusReason | None:
     return _STANDING.get(JobStatus(row["status"]))
 
 
+_KIND: Final = {False: "", True: " with a GPU"}
+
+
 @dataclass(frozen=True)
 class _Fleet:
     """Workers that are online and take jobs, and how many of them are idle; those with a GPU beside all."""
@@ -70,10 +73,13 @@ def _waiting_reason(row: RowMapping, position: int | None, delay: float, fleet: 
     if online == 0:
         detail = "no worker with a GPU is online" if needs_gpu else "no worker is online"
         return StatusReason(ReasonCode.NO_WORKER_ONLINE, detail, position)
-    if needs_gpu:
-        detail = f"{online - fleet.idle_gpus} of {online} workers with a GPU are busy"
-        return StatusReason(ReasonCode.WAITING_FOR_GPU, detail, position)
-    return StatusReason(ReasonCode.WAITING_FOR_WORKER, f"{online - fleet.idle} of {online} workers are busy", position)
+    idle = fleet.idle_gpus if needs_gpu else fleet.idle
+    if position is not None and position <= idle:
+        detail = f"{idle} of {online} workers{_KIND[needs_gpu]} idle: the job begins in a moment"
+    else:
+        detail = f"{online - idle} of {online} workers{_KIND[needs_gpu]} are busy"
+    code = ReasonCode.WAITING_FOR_GPU if needs_gpu else ReasonCode.WAITING_FOR_WORKER
+    return StatusReason(code, detail, position)
 
 
 def _position(connection: Connection, row: RowMapping) -> dict[str, int]:

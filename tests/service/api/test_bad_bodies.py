@@ -75,6 +75,7 @@ def test_a_wrong_body_is_refused_where_it_is_wrong(
     assert pointer in pointers(found), found
     detail = next(error["detail"] for error in found["errors"] if error["pointer"] == pointer)
     assert says in detail
+    assert "default factory" not in response.text  # what cannot be filled in while something else is wrong
     assert row_counts(services) == before
 
 

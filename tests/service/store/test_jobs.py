@@ -256,13 +256,15 @@ def test_the_reason_of_a_waiting_job_names_who_could_run_it(store: Store) -> Non
     assert reason(any_job.id).code is ReasonCode.NO_WORKER_ONLINE
     store.workers.register(NewWorker("wk_1", "host", 1, "cpu", "a processor", "0.1.0"))
     assert reason(any_job.id).code is ReasonCode.WAITING_FOR_WORKER
+    assert reason(any_job.id).detail == "1 of 1 workers idle: the job begins in a moment"
+    assert reason(store.jobs.create(spec()).id).detail == "0 of 1 workers are busy"  # it is the third in the queue
     assert reason(gpu_job.id).code is ReasonCode.NO_WORKER_ONLINE
     assert "GPU" in reason(gpu_job.id).detail
     store.workers.register(NewWorker("wk_2", "host", 2, "cuda:0", "a GPU", "0.1.0"))
     store.workers.heartbeat("wk_2", state=WorkerState.BUSY, job_id=None)
     assert reason(gpu_job.id).code is ReasonCode.WAITING_FOR_GPU
     assert reason(gpu_job.id).detail == "1 of 1 workers with a GPU are busy"
-    assert reason(any_job.id).detail == "1 of 2 workers are busy"
+    assert reason(any_job.id).detail == "1 of 2 workers idle: the job begins in a moment"
     store.workers.leave("wk_2")
     assert reason(gpu_job.id).code is ReasonCode.NO_WORKER_ONLINE
 
