@@ -14,6 +14,8 @@ from workers.learn.whitened_oracle import WhitenedOracle
 
 _MOST_ROUNDS = 12
 _RITZ_STEPS = 20
+_ROUNDING = 2.0
+"""Error of a gradient that is computed, in units of the precision times L ‖w‖."""
 _METRIC_MARGIN = 0.5
 """Norms in the coordinates of a metric tell those in the original ones to such a factor, as a rule."""
 
@@ -27,7 +29,7 @@ class Located:
     gradient_norm: float
     """‖∂_w inner‖, measured at `weights` in their own coordinates."""
     distance: float
-    """r ≥ ‖w − w*(raw)‖."""
+    """r ≥ ‖w − w*(raw)‖, with room for the rounding of the gradient."""
     convexity: Convexity
     """What r was computed with."""
     proven: bool
@@ -57,7 +59,7 @@ class Locator:
         gradient = self.oracle.inner(w, raw).gradient
         norm = float(torch.linalg.vector_norm(gradient))
         convexity, proven, cost = self._convexity(w, raw, gradient, None)
-        distance = convexity.distance(norm)
+        distance = convexity.distance(norm + self._rounding(w, raw))
         found = Located(raw, w, norm, distance, replace(convexity, cost=Cost()), proven, 1.0, reached=True)
         return found, cost + Cost(gradients=1)
 
@@ -82,7 +84,7 @@ class Locator:
             convexity, proven, distance = like.convexity, like.proven, math.inf
         else:
             convexity, proven, spent = self._convexity(w, raw, at.gradient, like)
-            cost, distance = cost + spent, convexity.distance(norm)
+            cost, distance = cost + spent, convexity.distance(norm + self._rounding(w, raw))
         seen = self.oracle if metric is None else WhitenedOracle(self.oracle, metric)
         margin = 1.0 if metric is None else _METRIC_MARGIN
         reached = distance <= accuracy
@@ -103,9 +105,9 @@ class Locator:
                 stretch = solution.gradient_norm / norm if norm > 0.0 else stretch
                 cost += Cost(gradients=1)
             convexity, proven, spent = self._convexity(w, raw, gradient, like)
-            cost, distance = cost + spent, convexity.distance(norm)
+            cost, distance = cost + spent, convexity.distance(norm + self._rounding(w, raw))
             reached = distance <= accuracy
-            if not solution.converged and not distance < 0.5 * before:
+            if not distance < (0.9 if solution.converged else 0.5) * before:
                 break
             margin *= 0.5
         found = Located(raw, w, norm, distance, replace(convexity, cost=Cost()), proven, stretch, reached)
@@ -123,8 +125,14 @@ class Locator:
             return located, Cost()
         gradient = self.oracle.inner(located.weights, located.raw).gradient
         convexity, _, cost = self._convexity(located.weights, located.raw, gradient, None)
-        distance = convexity.distance(located.gradient_norm)
+        distance = convexity.distance(located.gradient_norm + self._rounding(located.weights, located.raw))
         return replace(located, convexity=convexity, distance=distance), cost + Cost(gradients=1)
+
+    def _rounding(self, w: Tensor, raw: Tensor) -> float:
+        constants = self.oracle.constants(raw)
+        if constants is None:
+            return 0.0
+        return _ROUNDING * torch.finfo(w.dtype).eps * constants.smoothness * float(torch.linalg.vector_norm(w))
 
     def _convexity(
         self, w: Tensor, raw: Tensor, gradient: Tensor, like: Located | None
