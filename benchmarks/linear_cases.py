@@ -1,5 +1,6 @@
 """The three data sets of the linear benchmark, split the same way every time."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,23 +16,25 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is spent on what is not the method: a large case takes an hour otherwise."""
+    """How much is spent on what is not the method: a large case takes hours otherwise."""
 
-    grid: int
-    """Points of the judge's own grid."""
-    inner: float
-    """Gradient that the judge's trainings leave, relative to that at w = 0."""
     searches: int
     """Iterations of the judge's search for the best known of many strengths, from each start."""
     starts: int
     trials: int
-    """Of TPE."""
+    """Of TPE; none where it is left out."""
+    extras: bool
+    """Whether HOAG and other starts are run too, and every answer is judged instead of the last ones."""
     colds: float
     """Single trainings that a gradient method may cost before it is stopped."""
+    beaten: float
+    """A grid is stopped when it has cost so many times what our answer did."""
+    best: float | None = None
+    """The best single strength, as a whole run of the judge found it once; None to look for it."""
 
 
-FULL = Effort(grid=30, inner=1e-6, searches=100, starts=2, trials=50, colds=100.0)
-LEAN = Effort(grid=16, inner=1e-4, searches=10, starts=1, trials=15, colds=10.0)
+FULL = Effort(searches=100, starts=2, trials=50, extras=True, colds=100.0, beaten=math.inf)
+LEAN = Effort(searches=10, starts=1, trials=0, extras=False, colds=10.0, beaten=2.5, best=4.224e-7)
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,6 +17,8 @@ from workers.learn.problem import Part
 from workers.learn.problems.linear import LinearProblem
 from workers.learn.whitened_oracle import WhitenedOracle
 
+_INNER = 1e-6
+"""Gradient that is left of a training, relative to that at w = 0, both in coordinates of the metric."""
 _ADJOINT = 1e-6
 """Residual that is left of an adjoint, relative to its right-hand side."""
 
@@ -27,10 +29,8 @@ class Judge:
     In the coordinates of the problem's metric, which makes it quick and leaves the solution as it is.
     """
 
-    def __init__(self, problem: LinearProblem, *, inner: float = 1e-6) -> None:
-        """Take the gradient that is left of a training, relative to that at w = 0 and in the metric's coordinates."""
+    def __init__(self, problem: LinearProblem) -> None:
         self.problem = problem
-        self._inner = inner
         self._oracle = problem.oracle()
         self._zero = problem.initial_weights(0)
         self._w, self._adjoint = self._zero, self._zero
@@ -60,7 +60,7 @@ class Judge:
 
     def _train(self, raw: Tensor) -> None:
         seen, metric = self._whitened(raw)
-        tol = self._inner * float(seen.inner(self._zero, raw).gradient.norm())
+        tol = _INNER * float(seen.inner(self._zero, raw).gradient.norm())
         solution = LBFGS(memory=30, first_step=1.0).solve(seen, raw, metric.inverse(self._w), tol=tol)
         if not solution.converged:
             raise RuntimeError(f"the reference training stopped at a gradient of {solution.gradient_norm:.1e}")
@@ -78,7 +78,10 @@ def best_single(case: Case, judge: Judge) -> None:
 
     The grid ends where the loss has risen far above the best: what is weaker is dear and worse.
     """
-    grid = np.log(strengths(case, case.effort.grid))
+    if case.effort.best is not None:
+        judge.losses(torch.tensor([math.log(case.effort.best)], dtype=torch.float64))
+        return
+    grid = np.log(strengths(case, 30))
     losses: list[float] = []
     for x in grid:
         losses.append(judge.losses(torch.tensor([x], dtype=torch.float64))[0])

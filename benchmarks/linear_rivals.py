@@ -28,6 +28,9 @@ from workers.learn.problems.layout import Per
 from workers.learn.problems.linear import LinearProblem
 from workers.learn.problems.linear_data import L2Term, linear_problem
 
+STOPPED = "stopped, too dear, at"
+"""How the end of a grid begins that was not run to its end."""
+
 
 @dataclass(frozen=True)
 class Visit:
@@ -113,7 +116,7 @@ def train(
     return solution.w, solution.cost
 
 
-def own_grid(case: Case, problem: LinearProblem, *, points: int, relative: float) -> Trace:
+def own_grid(case: Case, problem: LinearProblem, *, points: int, relative: float, most: float = math.inf) -> Trace:
     """A grid of one strength with our L-BFGS, each training started from the one before.
 
     The validation losses are not charged.
@@ -127,11 +130,14 @@ def own_grid(case: Case, problem: LinearProblem, *, points: int, relative: float
         claimed = float(oracle.outer(w, raw).value)
         trace.seconds = time.perf_counter() - start
         trace.visits.append(_better(trace, Visit(raw, claimed, trace.cost, trace.seconds)))
+        if trace.cost.gradient_equivalents > most:
+            trace.ended = f"{STOPPED} λ = {strength:.1e}"
+            return trace
     trace.ended = "all points"
     return trace
 
 
-def sklearn_grid(case: Case, *, points: int, tol: float) -> Trace:
+def sklearn_grid(case: Case, *, points: int, tol: float, most: float = math.inf) -> Trace:
     """The same grid with scikit-learn: `warm_start`, lbfgs, its own stopping rule max|gradient| ≤ tol.
 
     SciPy's count of losses with gradients is the cost. The validation losses are not charged.
@@ -146,6 +152,9 @@ def sklearn_grid(case: Case, *, points: int, tol: float) -> Trace:
             trace.seconds = time.perf_counter() - start
             raw = torch.tensor([math.log(strength)], dtype=torch.float64)
             trace.visits.append(_better(trace, Visit(raw, claimed, trace.cost, trace.seconds)))
+            if trace.cost.gradient_equivalents > most:
+                trace.ended = f"{STOPPED} λ = {strength:.1e}"
+                return trace
     trace.ended = "all points"
     return trace
 
