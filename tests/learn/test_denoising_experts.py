@@ -11,6 +11,8 @@ from workers.learn.hypergradient import hypergradient
 from workers.learn.inner.fista import FISTA
 from workers.learn.inner.lbfgs import LBFGS
 from workers.learn.linear.cg import CG
+from workers.learn.method import run
+from workers.learn.methods.maid import MAID
 from workers.learn.problems.denoising import denoise
 from workers.learn.regularizers.filters import FilterBank, random_filters
 from workers.learn.regularizers.image import Quantity
@@ -147,6 +149,36 @@ def test_hypergradient_agrees_with_central_differences(shape, bank):
         oracle, LBFGS(), raw, w, gradient, random_direction(raw, seed=3), tol=1e-12, steps=(1e-3, 1e-4)
     )
     assert check.relative_error < 1e-5
+
+
+def test_steps_are_certified_though_hypergradients_have_no_bound():
+    problem = expert_problem(2, 10, 10)
+    method = MAID(tolerance=1e-4)
+    points = [point for _, point in run(method, problem, method.init(problem, seed=0), max_steps=6)]
+    values = [point.valid_loss for point in points]
+    assert values == sorted(values, reverse=True)
+    for point in points:
+        assert point.certificate is not None
+        assert point.certificate["certified"] is True
+        assert point.certificate["error_bound"] is None
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_gpu_finds_the_same(dtype):
+    here = expert_problem(3, 24, 20, count=4, size=5, dtype=dtype)
+    there = type(here)(here.noisy.cuda(), here.truth.cuda(), here.regularizer)
+    raw = raw_of(here)
+    found = []
+    for problem in (here, there):
+        tol = 1e-6 if dtype is torch.float64 else 1e-3
+        images = denoise(problem, raw.to(problem.noisy.device), problem.noisy, inner=FISTA(), tol=tol, batch=2).images
+        w = images.reshape(-1)
+        gradient = hypergradient(problem.oracle(), w, raw.to(w.device), CG(), tol=1e-3 * tol).value
+        found.append((images.cpu(), gradient.cpu()))
+    # As near as both are to the minimiser.
+    torch.testing.assert_close(*(images for images, _ in found), rtol=0, atol=1e-4 if tol == 1e-6 else 2e-2)
+    torch.testing.assert_close(*(gradient for _, gradient in found), rtol=1e-2, atol=1e-2)
 
 
 def test_images_in_a_batch_are_as_they_are_alone():

@@ -39,7 +39,7 @@ class Constants:
 
     `strong_convexity` μ is a lower bound, zero where only convexity is known for all `w`; the others are upper
     bounds: `smoothness` L of ∂_w inner, `hessian_lipschitz` of ∂²_w inner, `cross_lipschitz` of ∂²_{w raw} inner
-    and `outer_smoothness` of ∂_w outer.
+    and `outer_smoothness` of ∂_w outer. `cross_lipschitz` is infinite where there is none.
     """
 
     strong_convexity: float

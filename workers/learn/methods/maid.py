@@ -261,7 +261,7 @@ class MAID(AbstractMethod[AbstractBilevelProblem, MAIDState]):
                 "error_bound": None if here.bound is None else here.bound.total,
                 "step": 0.0 if search is None or stuck else search.step,
                 "failures": 0.0 if search is None else float(search.failures),
-                "certified": here.bound is not None,
+                "certified": here.at.proven,
                 "at_floor": stuck and not stationary,
             },
             status=Status.CONVERGED if stationary or stuck else Status.RUNNING,

@@ -290,8 +290,8 @@ class Differentiator:
             smoothness=constants.outer_smoothness,
             convex=constants.outer_is_convex,
         )
-        # No constant says how ∂_raw outer depends on w; as a rule there is no such term.
-        if not located.proven or bool(outer.raw_gradient.any()):
+        # No constant says how ∂_raw outer depends on w; as a rule there is no such term. Learned filters have no L_J.
+        if not located.proven or not math.isfinite(constants.cross_lipschitz) or bool(outer.raw_gradient.any()):
             return bounds, None, Cost()
         cross_norm = self.oracle.cross_norm(located.weights, located.raw)
         if cross_norm is None:
