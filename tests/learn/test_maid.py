@@ -172,11 +172,11 @@ def test_one_strength_is_as_good_as_the_best_of_a_fine_grid(name):
 
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
 @pytest.mark.parametrize("folds", [0, 3])
-@pytest.mark.parametrize("per", list(Per))
+@pytest.mark.parametrize("per", [Per.MODEL, Per.TENSOR, Per.FEATURE, Per.CLASS, Per.PARAMETER])
 @pytest.mark.parametrize("kind", ["squared", "logistic", "softmax"])
 def test_every_linear_problem_is_certified_and_improves(kind, per, folds, sparse):
     problem = small_problem(kind, per, sparse=sparse, folds=folds, initial=0.5, n=60)
-    points = [p for _, p in points_of(problem, MAID(tolerance=1e-4), 8)]
+    points = [p for _, p in points_of(problem, MAID(tolerance=1e-4), 5)]
     assert all(p.certificate["certified"] for p in points)
     assert all(math.isfinite(p.certificate["error_bound"]) for p in points)
     assert points[-1].valid_loss < points[0].valid_loss
