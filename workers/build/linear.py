@@ -5,14 +5,13 @@ from typing import assert_never
 
 import numpy as np
 
-from service.spec.hyperparameters import Granularity
 from service.spec.job import JobSpec
 from service.spec.models import LinearModel, Loss
 from service.spec.regularizers import L1, L2
+from workers.build.granularity import per_of
 from workers.build.names import strength_names
 from workers.build.precision import build_dtype
 from workers.data.load import LoadedData
-from workers.learn.problems.layout import Per
 from workers.learn.problems.linear import LinearProblem
 from workers.learn.problems.linear_data import Examples, L1Term, L2Term, LinearData, linear_problem
 
@@ -71,7 +70,7 @@ def loss_name(loss: Loss) -> str:
 
 
 def _term(name: str, regularizer: L2 | L1, *, biases: bool) -> L2Term | L1Term:
-    strength, per = regularizer.strength, _per(regularizer.strength.per)
+    strength, per = regularizer.strength, per_of(regularizer.strength.per)
     if isinstance(regularizer, L1):
         if strength.fixed is not None:
             return L1Term(name, strength.fixed, per, fixed=True)
@@ -79,19 +78,3 @@ def _term(name: str, regularizer: L2 | L1, *, biases: bool) -> L2Term | L1Term:
     if strength.fixed is not None:
         return L2Term(name, strength.fixed, per, fixed=True, biases=biases)
     return L2Term(name, strength.init, per, low=strength.low, high=strength.high, biases=biases)
-
-
-def _per(granularity: Granularity) -> Per:
-    match granularity:
-        case Granularity.MODEL:
-            return Per.MODEL
-        case Granularity.FEATURE:
-            return Per.FEATURE
-        case Granularity.CLASS:
-            return Per.CLASS
-        case Granularity.PARAMETER:
-            return Per.PARAMETER
-        case Granularity.LAYER | Granularity.TENSOR:
-            raise ValueError(f"a linear model has no strengths per {granularity.value}")
-        case _:
-            assert_never(granularity)

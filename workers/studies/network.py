@@ -1,13 +1,166 @@
 """Jobs on networks."""
 
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import final
 
-from service.records import DatasetRecord
+import torch
+from torch import Tensor
+
+from service.records import DatasetRecord, FileRecord, JsonObject
 from service.spec.job import JobSpec
 from service.spec.models import MLP
-from workers.study import AbstractStudy
+from service.spec.regularizers import L2
+from workers.build.granularity import per_of
+from workers.build.names import strength_names
+from workers.build.networks import build_network, build_network_method, build_trainer
+from workers.data.load import LoadedData, load
+from workers.learn.method import Answer, State, TrajectoryPoint, natural_values
+from workers.learn.models.groups import groups
+from workers.learn.problem import Part
+from workers.learn.problems.network import NetworkProblem
+from workers.network_evidence import examine_network
+from workers.report import (
+    HYPERPARAMETERS_FILE,
+    RESULT_FILE,
+    WEIGHTS_FILE,
+    Spent,
+    any_result_body,
+    described,
+    hyperparameters_file,
+    point_body,
+    result_file,
+    safetensors_file,
+)
+from workers.study import AbstractConclusion, AbstractStudy, AnyMethod
 
 
-def begin_mlp(spec: JobSpec, model: MLP, dataset: DatasetRecord, path: Path | None, *, device: str) -> AbstractStudy:
+def begin_mlp(spec: JobSpec, model: MLP, dataset: DatasetRecord, path: Path | None, *, device: str) -> "NetworkStudy":
     """Return the study of a job on networks: see `BeginStudy`."""
-    raise NotImplementedError
+    data = load(spec.data, dataset, path, loss=spec.loss, seed=spec.seed)
+    return NetworkStudy(spec, model, data, device=device)
+
+
+@final
+class NetworkStudy(AbstractStudy):
+    """A job on a network."""
+
+    def __init__(self, spec: JobSpec, model: MLP, data: LoadedData, *, device: str) -> None:
+        """Put the pieces together."""
+        self._spec = spec
+        self._model = model
+        self._data = data
+        self._problem = build_network(spec, model, data, device=device)
+        self._method = build_network_method(spec, model, self._problem)
+
+    @property
+    def problem(self) -> NetworkProblem:
+        """What is to be solved."""
+        return self._problem
+
+    @property
+    def method(self) -> AnyMethod:
+        """How."""
+        return self._method
+
+    def point(self, point: TrajectoryPoint) -> JsonObject:
+        """Return the contract's point."""
+        return point_body(point)
+
+    def conclude(self, state: State) -> "NetworkConclusion":
+        """Measure the network that the run has led to."""
+        answer = self._method.answer(self._problem, state)
+        return NetworkConclusion(self._spec, self._model, self._data, self._problem, answer, state)
+
+
+@final
+class NetworkConclusion(AbstractConclusion):
+    """The strengths that were learned, and the network that was trained along with them."""
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        model: MLP,
+        data: LoadedData,
+        problem: NetworkProblem,
+        answer: Answer,
+        state: State,
+    ) -> None:
+        """Measure the network."""
+        self._spec = spec
+        self._model = model
+        self._data = data
+        self._problem = problem
+        self._answer = answer
+        self._cost = state.cost
+        self._strengths = natural_values(problem.space, answer.raw)
+        self._metrics = {part.value: problem.evaluate(answer.weights, part) for part in Part if part in problem.parts()}
+
+    def files(self) -> Mapping[str, bytes]:
+        """Return the weights and the strengths."""
+        weights = self._problem.named_weights(self._answer.weights)
+        return {
+            WEIGHTS_FILE: network_file(self._spec, self._model, self._data, weights),
+            HYPERPARAMETERS_FILE: hyperparameters_file(self._strengths),
+        }
+
+    def result(self, *, wall_seconds: float, peak_memory_bytes: int, files: Sequence[FileRecord]) -> JsonObject:
+        """Check the answer, and return the contract's result."""
+        problem, data = self._problem, self._data
+        evidence = examine_network(problem, build_trainer(self._model, problem), self._answer.raw, self._spec)
+        names = self._entry_names()
+        return any_result_body(
+            self._spec,
+            {name: described(value, names.get(name)) for name, value in self._strengths.items()},
+            self._metrics,
+            evidence.body(),
+            {
+                "trained_on": "train",
+                "rows": problem.train.rows,
+                "weights": problem.network.size,
+                "features": data.task.width,
+                "classes": None if data.class_names is None else list(data.class_names),
+            },
+            spent=Spent(wall_seconds, wall_seconds, peak_memory_bytes, self._cost + evidence.cost),
+            files=files,
+        )
+
+    def result_file(self, result: JsonObject) -> tuple[str, bytes]:
+        """Return `result.json`."""
+        return RESULT_FILE, result_file(result)
+
+    def _entry_names(self) -> dict[str, list[str]]:
+        named = {}
+        for name, regularizer in zip(strength_names(self._spec), self._spec.regularizers, strict=True):
+            if isinstance(regularizer, L2):
+                found = groups(self._problem.network, per_of(regularizer.strength.per), biases=regularizer.biases)
+                if found.names:
+                    named[name] = list(found.names)
+        return named
+
+
+def network_file(spec: JobSpec, model: MLP, data: LoadedData, weights: Mapping[str, Tensor]) -> bytes:
+    """`weights.safetensors`: all that is needed to predict from raw features.
+
+    Tensors: the parameters and normalization statistics by their names in the network, and `mean`, `scale` [d] of the
+    features, of which the network sees (x − mean) / scale. The metadata hold the model's specification, the classes,
+    the features in their order, and the target.
+    """
+    width = data.task.width
+    like = torch.zeros(width, dtype=torch.float64)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    tensors["mean"] = like if data.scaler is None else torch.as_tensor(data.scaler.mean)
+    tensors["scale"] = torch.ones_like(like) if data.scaler is None else torch.as_tensor(data.scaler.scale)
+    features = [{"name": column.name, "shape": list(column.shape)} for column in data.task.features]
+    metadata = {
+        "format": "hyperdial/network/1",
+        "model": model.model_dump_json(),
+        "outputs": "network((x - mean) / scale)",
+        "loss": spec.loss.value,
+        "target": data.task.target.name,
+        "features": json.dumps(features, ensure_ascii=False),
+        "classes": json.dumps(data.class_names, ensure_ascii=False),
+        "trained_on": "train",
+    }
+    return safetensors_file({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
