@@ -8,13 +8,12 @@ from torch import Tensor
 
 from workers.learn.cost import Cost
 from workers.learn.linear.base import AbstractLinearSolver
+from workers.learn.methods.maid_adjoint import solve_adjoint
 from workers.learn.methods.maid_bounds import ErrorBound, Sandwich, error_bound, sandwich
 from workers.learn.methods.maid_inner import Located, Locator
 from workers.learn.oracle import AbstractMetric, AbstractOracle, OuterValue
 from workers.learn.outer.box import blocked, projected_gradient
-from workers.learn.whitened_oracle import WhitenedOracle
 
-_MOST_ROUNDS = 4
 _LOOSEST_RESIDUAL = 0.1
 """Of the adjoint, relative to its right-hand side: with 1 or more the answer would be q = 0, and z = 0 with it."""
 _BELIEVED_RESIDUAL = 1e-3
@@ -219,7 +218,9 @@ class Differentiator:
         tol = min(tol, _LOOSEST_RESIDUAL * steepness)
         if before is not None and before.at is located and before.residual <= tol:
             return before, Cost()
-        q, residual, spent = self._solve(located, outer, adjoint0, tol, metric)
+        q, residual, spent = solve_adjoint(
+            self.oracle, self.solver, located, outer.gradient, tol=tol, metric=metric, q0=adjoint0, seed=self.seed
+        )
         z = outer.raw_gradient - self.oracle.cross(located.weights, located.raw, q)
         value = float(outer.value)
         bounds, bound, more = self._proven(located, outer, value, steepness, q, residual)
@@ -238,44 +239,6 @@ class Differentiator:
             length=float(torch.linalg.vector_norm(free)),
         )
         return found, cost + spent + more + Cost(cross_products=1)
-
-    def _solve(
-        self, located: Located, outer: OuterValue, q0: Tensor | None, tol: float, metric: AbstractMetric | None
-    ) -> tuple[Tensor, float, Cost]:
-        """Return q and ‖H q − b‖, measured in the original coordinates whatever the solver saw, and the cost."""
-        b, product = outer.gradient, self.oracle.hvp(located.weights, located.raw)
-        seen = None if metric is None else WhitenedOracle(self.oracle, metric)
-        q, steps, margin, best = q0, 0, 1.0, (torch.zeros_like(b), float(torch.linalg.vector_norm(b)))
-        if best[1] == 0.0:
-            return *best, Cost()
-        stretch = 1.0 if metric is None else float(torch.linalg.vector_norm(metric.transpose(b))) / best[1]
-        for _ in range(_MOST_ROUNDS):
-            if seen is None or metric is None:
-                found = self.solver.solve(product, b, x0=q, tol=margin * tol, seed=self.seed)
-                q = found.x
-            else:
-                u = metric.inverse(located.weights)
-                found = self.solver.solve(
-                    seen.hvp(u, located.raw),
-                    metric.transpose(b),
-                    x0=None if q is None else metric.inverse(q),
-                    tol=margin * tol * stretch,
-                    seed=self.seed,
-                )
-                q = metric.forward(found.x)
-            r = b - product(q)
-            steps += found.steps + 1
-            residual = float(torch.linalg.vector_norm(r))
-            if metric is not None and residual > 0.0:
-                stretch = float(torch.linalg.vector_norm(metric.transpose(r))) / residual
-            better = residual < best[1]
-            stalled = not better or residual > 0.5 * best[1]
-            if better or not math.isfinite(best[1]):
-                best = (q, residual)
-            if residual <= tol or (stalled and not found.converged):
-                break
-            margin *= 0.5
-        return *best, Cost(hessian_vector_products=steps)
 
     def _proven(
         self, located: Located, outer: OuterValue, value: float, steepness: float, q: Tensor, residual: float
