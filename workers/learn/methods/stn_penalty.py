@@ -1,11 +1,12 @@
 """L2 penalties of weights that are different for each example."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 from workers.learn.errors import LearnError
 from workers.learn.models.network import Network
@@ -97,15 +98,29 @@ class ResponsePenalty:
 
 def _gated(weight: Tensor, change: Tensor, gate: Tensor, strength: Tensor) -> Tensor:
     """Return mean_i ½ λ_i ‖W + g_i R‖² with gates [m, o] and strengths [m]."""
-    rows, moves = (
-        weight.flatten(1) if weight.ndim > 1 else weight[:, None],
-        change.flatten(1) if change.ndim > 1 else change[:, None],
-    )
     weighted = strength[:, None] * gate
-    linear, square = weighted.mean(0), (weighted * gate).mean(0)
-    cross = torch.linalg.vecdot(rows, moves)
-    return (
-        0.5 * strength.mean() * rows.square().sum()
-        + torch.dot(linear, cross)
-        + 0.5 * torch.dot(square, moves.square().sum(1))
-    )
+    constant, linear, square = 0.5 * strength.mean(), weighted.mean(0), 0.5 * (weighted * gate).mean(0)
+    row_squares: Callable[..., Tensor] = _RowSquares.apply
+    return row_squares(weight, change, constant, linear, square)
+
+
+class _RowSquares(torch.autograd.Function):
+    """Σ_r a ‖W_r‖² + b_r ⟨W_r, R_r⟩ + c_r ‖R_r‖² over rows r; in few passes, since it is as large as the network."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, weight: Tensor, change: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+        rows, moves = weight.reshape(weight.shape[0], -1), change.reshape(change.shape[0], -1)
+        cross, length = (rows * moves).sum(1), torch.linalg.vector_norm(moves, dim=1).square()
+        ctx.save_for_backward(weight, change, a, b, c, cross, length)
+        total: Tensor = a * torch.linalg.vector_norm(rows).square() + torch.dot(b, cross) + torch.dot(c, length)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, by: Tensor) -> tuple[Tensor | None, Tensor, None, Tensor, Tensor]:
+        weight, change, a, b, c, cross, length = ctx.saved_tensors
+        shape = (-1, *(1,) * (weight.ndim - 1))
+        b_rows, c_rows = (by * b).view(shape), (2.0 * by * c).view(shape)
+        of_change = torch.addcmul(weight * b_rows, change, c_rows)
+        of_weight = torch.addcmul(weight * (2.0 * by * a), change, b_rows) if ctx.needs_input_grad[0] else None
+        return of_weight, of_change, None, by * cross, by * length

@@ -16,10 +16,10 @@ LinearMap = Callable[["Stage", Tensor], Tensor]
 
 
 class Between(Protocol):
-    """What is done to the output of a hidden layer before the next linear map."""
+    """What the output of a hidden layer is multiplied by before the next linear map."""
 
     def __call__(self, x: Tensor, layer: int) -> Tensor:
-        """Return what goes on from hidden layer number `layer`."""
+        """Return factors that broadcast against x, the output of hidden layer number `layer`."""
 
 
 @final
@@ -121,7 +121,7 @@ class Chain:
         for stage in self.stages:
             if stage.is_map:
                 if between is not None and stage.layer > 0:
-                    x = between(x, stage.layer - 1)
+                    x = x * between(x, stage.layer - 1)
                 x = linear(stage, x)
             else:
                 x = normalize(stage, x) if stage.is_normalization else stage.module(x)

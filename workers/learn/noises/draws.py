@@ -15,6 +15,8 @@ class NoiseStream(IntEnum):
     RESPONSE = 12
     PERTURBATION = 13
     VALIDATION = 14
+    WEIGHTS = 15
+    SELECTION = 16
 
 
 @final

@@ -31,7 +31,7 @@ class InputDropout(AbstractInputNoise):
 
     def __call__(self, x: Tensor, hyper: RowHyper, draws: Draws) -> Tensor:
         """See `AbstractInputNoise.__call__`."""
-        return _dropped(x, self.strength.rows(hyper, x), draws)
+        return x * _factors(x, self.strength.rows(hyper, x), draws)
 
 
 @final
@@ -56,13 +56,22 @@ class Dropout(AbstractNoise):
         return replace(self, strength=self.strength.fixed_at(hyper))
 
     def __call__(self, x: Tensor, layer: int, hyper: RowHyper, draws: Draws) -> Tensor:
-        """Return what goes on from hidden layer `layer`, of the shape of `x`: [n, width] or [n, c, h, w]."""
+        """Return what the outputs x of hidden layer `layer` are multiplied by.
+
+        Args:
+            x: [n, width] or [n, c, h, w].
+            layer: number of the hidden layer.
+            hyper: strengths.
+            draws: random numbers.
+
+        Returns:
+            0 or 1/(1 − p), of shape [n, width] or [n, c, 1, 1].
+        """
         values = self.strength.rows(hyper, x)
-        return _dropped(x, values if values.ndim == 1 else values[:, layer], draws)
+        return _factors(x, values if values.ndim == 1 else values[:, layer], draws)
 
 
-def _dropped(x: Tensor, probability: Tensor, draws: Draws) -> Tensor:
+def _factors(x: Tensor, probability: Tensor, draws: Draws) -> Tensor:
     p = column(probability, x)
-    shape = (*x.shape[:2], *(1,) * (x.ndim - 2))
-    kept = draws.uniform(shape, x).ge(p).to(x.dtype)
-    return x * kept.div_(1.0 - p)
+    drawn = draws.uniform((*x.shape[:2], *(1,) * (x.ndim - 2)), x)
+    return drawn.ge_(p).div_(1.0 - p)

@@ -10,6 +10,7 @@ from workers.learn.hyperparameters import Hyper, Hyperparameter
 from workers.learn.losses.base import AbstractLoss
 from workers.learn.losses.logistic import Logistic
 from workers.learn.losses.softmax import Softmax
+from workers.learn.models.chain import Between
 from workers.learn.noises.base import AbstractInputNoise, AbstractNoise, RowHyper
 from workers.learn.noises.draws import Draws
 from workers.learn.noises.dropout import Dropout
@@ -59,9 +60,12 @@ class Noises:
             x = noise(x, hyper, draws)
         return x
 
-    def on_hidden(self, x: Tensor, layer: int, hyper: RowHyper, draws: Draws) -> Tensor:
-        """Return what goes on from hidden layer `layer`."""
-        return x if self.dropout is None else self.dropout(x, layer, hyper, draws)
+    def on_hidden(self, hyper: RowHyper, draws: Draws) -> Between | None:
+        """Return what the outputs of hidden layers are multiplied by; None for nothing."""
+        dropout = self.dropout
+        if dropout is None:
+            return None
+        return lambda x, layer: dropout(x, layer, hyper, draws)
 
     @property
     def _all(self) -> tuple[AbstractNoise, ...]:

@@ -1,0 +1,338 @@
+"""Self-tuning networks: weights that know how they would respond to other hyperparameters."""
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Final, final
+
+import torch
+from torch import Tensor
+
+from workers.learn.cost import Cost
+from workers.learn.errors import AllDiverged, LearnError
+from workers.learn.method import AbstractMethod, Answer, Status, TrajectoryPoint, natural_values
+from workers.learn.methods.stn_objectives import SIGMA, SelfTuning
+from workers.learn.methods.stn_polish import Polish
+from workers.learn.methods.stn_report import ResponseCurve, along, at_bounds, expected_wholes
+from workers.learn.methods.stn_state import BestPoint, STNState, Variant
+from workers.learn.noises.draws import Draws, NoiseStream
+from workers.learn.outer.adam import Adam, AdamState
+from workers.learn.outer.box import projected_gradient
+from workers.learn.problem import Part
+from workers.learn.problems.batches import Batch, training_indices
+from workers.learn.problems.network import NetworkProblem
+from workers.learn.problems.network_loss import NetworkLoss
+from workers.learn.training.optimizers import AbstractOptimizer
+from workers.learn.training.training import Training
+
+_LARGEST: Final = 10.0
+"""Raw hyperparameters without bounds of their own are kept within ± this."""
+
+_LONGEST: Final = 0.5
+"""No coordinate moves further in one step."""
+
+_SCALES: Final = (0.01, 4.0)
+"""σ is kept between these."""
+
+_CLASSIC_STEP: Final = 2
+_RESPONSE_STEP: Final = 2
+_STRENGTH_STEP: Final = 1
+
+
+@final
+@dataclass(frozen=True)
+class STN(AbstractMethod[NetworkProblem, STNState]):
+    """Train a network together with how it responds to its hyperparameters; descend the validation loss through that.
+
+    One step is `cycles` times:
+
+    1. `training_steps` training steps. *Classic*: all of W(h) on the training loss at h + σε, with ε drawn for each
+       row. *Centered*: W at h, as in plain training; then, at every `response_every`-th of them, the response R, on
+       the loss of f + ∂f · R σε at h + σε, W being fixed.
+    2. `strength_steps` steps of h, and of σ if it is learned, on the validation loss of W(h + σε) − τ · entropy,
+       without penalties and noise. None of these in the first `warm_up` training steps.
+
+    At its end the validation loss of all rows is measured at h itself; the answer is the best of these points, weights
+    and hyperparameters of one moment. What is learned is a schedule: the trajectory. To train anew at its last point is
+    another thing, and usually worse.
+
+    No derivative in a hyperparameter is taken through training, so that anything may be learned that makes a network
+    train differently, whole numbers included.
+
+    Source: MacKay, Vicol, Lorraine, Duvenaud & Grosse (2019), "Self-tuning networks"; Bae & Grosse (2020),
+    "Delta-STN". Beyond them: penalties perturbed for each row, a box, and the end by implicit differentiation.
+    """
+
+    state_type: ClassVar[type] = STNState
+
+    training: Training
+    response: AbstractOptimizer
+    """Steps of θ; its rate follows the training's schedule."""
+    steps: int
+    """Of this method, before it polishes or ends."""
+    variant: Variant = Variant.CENTERED
+    outer: Adam = field(default_factory=lambda: Adam(rate=0.03))
+    """Steps of h and s; its rate follows the training's schedule too, since weights that stand still teach nothing."""
+    training_steps: int = 5
+    strength_steps: int = 1
+    response_every: int = 1
+    cycles: int | None = None
+    """In one step; None for about a pass over the training rows."""
+    warm_up: int | None = None
+    """Training steps before the first of h; None for two passes over the training rows."""
+    sigma: float = 0.5
+    """Standard deviation of the perturbations of raw values, at the start or for ever."""
+    learn_sigma: bool = True
+    entropy: float = 1e-3
+    """τ: without it a scale that is learned falls to its floor, and the response is fitted to nothing."""
+    strength_rows: int = 256
+    """Validation rows of one step of h; all of them where there are fewer."""
+    shared: frozenset[str] = frozenset()
+    """Hyperparameters with one perturbation for a batch instead of one for each row."""
+    polish: Polish | None = None
+
+    def init(self, problem: NetworkProblem, *, seed: int) -> STNState:
+        """See `AbstractMethod.init`.
+
+        Raises:
+            LearnError: there is nothing to learn, or something that a self-tuning network cannot.
+        """
+        training = self.training.start(problem, seed=seed)
+        w = training.w
+        raw = problem.space.initial(w.dtype, w.device)
+        if raw.numel() == 0:
+            raise LearnError("there is nothing to learn: every strength is fixed")
+        if not _SCALES[0] <= self.sigma <= _SCALES[1]:
+            raise LearnError(f"sigma must be between {_SCALES[0]} and {_SCALES[1]}; found {self.sigma}")
+        if self.polish is not None:
+            self.polish.check(problem)
+        tuning = self._tuning(problem)
+        _ = tuning.penalty  # refuses what has no response
+        response = tuning.response.initial(seed, is_zero=self.variant is Variant.CENTERED, like=w)
+        return STNState(
+            step=0,
+            cost=Cost(),
+            seed=seed,
+            raw=raw,
+            scale=SIGMA.inverse(torch.full_like(raw, self.sigma)),
+            adam=AdamState.zeros(raw),
+            scale_adam=AdamState.zeros(raw),
+            training=training,
+            response=response,
+            response_moments=self.response.start(response),
+            strength_steps=0,
+            best=None,
+            learning_cost=Cost(),
+            polishing=None,
+        )
+
+    def answer(self, problem: NetworkProblem, state: STNState) -> Answer:
+        """See `AbstractMethod.answer`; the weights are those of the run, not of a training from scratch."""
+        if state.best is None:
+            if state.step == 0:
+                raise LearnError("no point was evaluated yet")
+            raise AllDiverged(f"the validation loss was not finite in any of {state.step} steps")
+        found = self._learned(problem, state.best)
+        if self.polish is None or state.polishing is None:
+            return found
+        polished = self.polish.answer(problem, state.polishing, found)
+        if polished is None:
+            return found
+        before, after = (problem.evaluate(end.weights, Part.VALID)["loss"] for end in (found, polished))
+        return polished if after < before else found
+
+    def step(self, problem: NetworkProblem, state: STNState) -> tuple[STNState, TrajectoryPoint]:
+        """See `AbstractMethod.step`."""
+        if state.step >= self.steps and self.polish is not None and self.polish.has_work(problem):
+            return self._polish(self.polish, problem, state)
+        tuning = self._tuning(problem)
+        # Training and optimizers work in place, on copies that no one else has.
+        before, moments = state.training, state.response_moments
+        training = replace(before, w=before.w.clone(), moments=before.moments.copied())
+        state = replace(state, training=training, response=state.response.clone(), response_moments=moments.copied())
+        warm_up = 2 * problem.steps_per_epoch if self.warm_up is None else self.warm_up
+        losses: list[Tensor] = []
+        slopes: list[Tensor] = []
+        for _ in range(self.steps_of(problem)):
+            state = self._trained(tuning, state, losses)
+            if state.training.step > warm_up:
+                state = self._tuned(tuning, state, slopes)
+        return self._judged(tuning, state, losses, slopes)
+
+    def steps_of(self, problem: NetworkProblem) -> int:
+        """Return how many cycles a step has."""
+        return max(problem.steps_per_epoch // self.training_steps, 1) if self.cycles is None else self.cycles
+
+    def response_curve(
+        self, problem: NetworkProblem, state: STNState, *, coordinate: int, points: int
+    ) -> ResponseCurve:
+        """Return the validation loss that the best response predicts along one hyperparameter around the best point.
+
+        Over two standard deviations to each side, where the response was fitted: there is nothing to train.
+
+        Args:
+            problem: what was learned on.
+            state: after at least one step.
+            coordinate: which of the h.
+            points: how many values; an odd number has the best point among them.
+
+        Raises:
+            LearnError: no point was evaluated yet.
+        """
+        best = state.best
+        if best is None:
+            raise LearnError("no point was evaluated yet")
+        low, high = self._box(problem, best.raw)
+        tuning = self._tuning(problem)
+        reach = 2.0 * SIGMA(best.scale[coordinate])
+
+        def loss(raw: Tensor) -> float:
+            weights = tuning.weights(best.w, best.response, best.raw, raw)
+            return _validation(problem, weights, best.buffers)["loss"]
+
+        return along(problem.space, best.raw, coordinate, reach, low, high, points=points, loss=loss)
+
+    def _trained(self, tuning: SelfTuning, state: STNState, losses: list[Tensor]) -> STNState:
+        problem, seed, raw = tuning.problem, state.seed, state.raw
+        if self.variant is Variant.CENTERED:
+            diagonal = problem.oracle().diagonal(raw, state.training.w)
+        spent = 0
+        for _ in range(self.training_steps):
+            training, theta, moments = state.training, state.response, state.response_moments
+            step, factor = training.step, self.training.schedule.factor(training.step)
+            rate = self.training.optimizer.rate * factor
+            match self.variant:
+                case Variant.CLASSIC:
+                    joint = tuning.joint_gradient(
+                        training.w, theta, training.buffers, raw, state.scale, seed=seed, step=step
+                    )
+                    losses.append(joint.value)
+                    spent += _CLASSIC_STEP
+                    own = self.training.optimizer.update_(training.moments, training.w, joint.w, rate=rate)
+                    moments = self.response.update_(moments, theta, joint.response, rate=self.response.rate * factor)
+                    buffers = joint.buffers
+                case Variant.CENTERED:
+                    found = problem.training_gradient(training.w, training.buffers, raw, seed=seed, step=step)
+                    losses.append(found.value)
+                    spent += 1
+                    pull = found.gradient.addcmul_(diagonal, training.w)
+                    own = self.training.optimizer.update_(training.moments, training.w, pull, rate=rate)
+                    buffers = found.buffers
+                    if step % self.response_every == 0:
+                        gradient = tuning.response_gradient(
+                            training.w, theta, buffers, raw, state.scale, seed=seed, step=step
+                        )
+                        spent += _RESPONSE_STEP
+                        moments = self.response.update_(moments, theta, gradient, rate=self.response.rate * factor)
+            training = replace(training, step=step + 1, buffers=buffers, moments=own)
+            state = replace(state, training=training, response_moments=moments)
+        cost = Cost(inner_iterations=self.training_steps, gradients=spent)
+        return replace(state, cost=state.cost + cost, learning_cost=state.learning_cost + cost)
+
+    def _tuned(self, tuning: SelfTuning, state: STNState, slopes: list[Tensor]) -> STNState:
+        problem = tuning.problem
+        low, high = self._box(problem, state.raw)
+        narrow, wide = (SIGMA.inverse(torch.full_like(state.scale, end)) for end in _SCALES)
+        for _ in range(self.strength_steps):
+            number, device = state.strength_steps, state.raw.device
+            draws = (
+                Draws(NoiseStream.VALIDATION, seed=state.seed, step=number, device=device) if self.learn_sigma else None
+            )
+            found = tuning.strength_gradient(
+                state.training.w,
+                state.response,
+                state.training.buffers,
+                state.raw,
+                state.scale,
+                self._strength_batch(problem, state.seed, number),
+                draws=draws,
+                entropy=self.entropy,
+            )
+            slopes.append(found.raw)
+            outer = replace(self.outer, rate=self.outer.rate * self.training.schedule.factor(state.training.step))
+            adam, moved = outer.update(state.adam, state.raw, found.raw, low, high)
+            moved = state.raw + (moved - state.raw).clamp(-_LONGEST, _LONGEST)
+            scale_adam, scale = state.scale_adam, state.scale
+            if self.learn_sigma:
+                scale_adam, scale = outer.update(scale_adam, scale, found.scale, narrow, wide)
+            state = replace(state, raw=moved, scale=scale, adam=adam, scale_adam=scale_adam, strength_steps=number + 1)
+        cost = Cost(gradients=_STRENGTH_STEP * self.strength_steps)
+        return replace(state, cost=state.cost + cost, learning_cost=state.learning_cost + cost)
+
+    def _judged(
+        self, tuning: SelfTuning, state: STNState, losses: list[Tensor], slopes: list[Tensor]
+    ) -> tuple[STNState, TrajectoryPoint]:
+        problem, training, raw = tuning.problem, state.training, state.raw
+        weights = self._weights(tuning, training.w, state.response, raw)
+        valid = _validation(problem, weights, training.buffers)
+        low, high = self._box(problem, raw)
+        if math.isfinite(valid["loss"]) and (state.best is None or valid["loss"] < state.best.value):
+            best = BestPoint(raw, state.scale, training.w, state.response, training.buffers, valid["loss"])
+            state = replace(state, best=best)
+        slope = projected_gradient(raw, torch.stack(slopes).mean(0), low, high) if slopes else None
+        moved = tuning.weights(training.w, state.response, raw, raw + SIGMA(state.scale)) - weights
+        sigma = SIGMA(state.scale)
+        is_last = state.step + 1 >= self.steps and not (self.polish is not None and self.polish.has_work(problem))
+        return replace(state, step=state.step + 1), TrajectoryPoint(
+            step=state.step,
+            hyperparameters=natural_values(problem.space, raw),
+            train_loss=float(torch.stack(losses).mean()),
+            valid_loss=valid["loss"],
+            hypergradient_norm=math.nan if slope is None else float(torch.linalg.vector_norm(slope)),
+            inner_iterations=len(losses),
+            inner_residual=math.nan,
+            metrics={
+                **{f"valid_{name}": value for name, value in valid.items() if name != "loss"},
+                **expected_wholes(problem.space, raw, sigma),
+                "epoch": training.step / problem.steps_per_epoch,
+                "warm_up": float(not slopes),
+                "sigma_min": float(sigma.min()),
+                "sigma_max": float(sigma.max()),
+                "response_size": float(torch.linalg.vector_norm(moved) / torch.linalg.vector_norm(weights)),
+                "at_bound": at_bounds(raw, low, high),
+                "best_valid_loss": math.nan if state.best is None else state.best.value,
+                "gradient_equivalents": float(state.cost.gradient_equivalents),
+            },
+            status=Status.CONVERGED if is_last else Status.RUNNING,
+        )
+
+    def _polish(self, polish: Polish, problem: NetworkProblem, state: STNState) -> tuple[STNState, TrajectoryPoint]:
+        if state.best is None:
+            raise AllDiverged(f"the validation loss was not finite in any of {state.step} steps")
+        at = self._learned(problem, state.best)
+        polishing = polish.start(problem, state, at) if state.polishing is None else state.polishing
+        polishing, point, values = polish.step(problem, polishing, at)
+        cost = state.learning_cost + polishing.cost
+        is_last = polishing.step >= polish.steps
+        point = replace(
+            point,
+            step=state.step,
+            hyperparameters=values,
+            metrics={**point.metrics, "polishing": 1.0, "gradient_equivalents": float(cost.gradient_equivalents)},
+            status=Status.CONVERGED if is_last else point.status,
+        )
+        return replace(state, step=state.step + 1, cost=cost, polishing=polishing), point
+
+    def _learned(self, problem: NetworkProblem, best: BestPoint) -> Answer:
+        return Answer(best.raw, self._weights(self._tuning(problem), best.w, best.response, best.raw))
+
+    def _tuning(self, problem: NetworkProblem) -> SelfTuning:
+        return SelfTuning(problem, self.variant, self.shared)
+
+    def _weights(self, tuning: SelfTuning, w: Tensor, theta: Tensor, raw: Tensor) -> Tensor:
+        return w if self.variant is Variant.CENTERED else tuning.weights(w, theta, raw, raw)
+
+    def _strength_batch(self, problem: NetworkProblem, seed: int, step: int) -> Batch:
+        rows = problem.validation
+        chosen = training_indices(rows.rows, self.strength_rows, seed=seed, step=step, device=rows.x.device)
+        return rows if chosen is None else rows.take(chosen)
+
+    def _box(self, problem: NetworkProblem, raw: Tensor) -> tuple[Tensor, Tensor]:
+        low, high = problem.space.bounds(raw.dtype, raw.device)
+        return torch.where(low.isinf(), -_LARGEST, low), torch.where(high.isinf(), _LARGEST, high)
+
+
+def _validation(problem: NetworkProblem, w: Tensor, buffers: Tensor) -> dict[str, float]:
+    """Return metrics of all validation rows, normalised by given statistics."""
+    losses: NetworkLoss = replace(problem.losses, buffers=buffers)
+    rows = problem.validation
+    return losses.metrics(losses.outputs(w, rows.x), rows.y)
