@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.proofs import crash, frozen, outages
+from tests.proofs import crash, frozen, outages, verification
 
 
 def test_killed_workers_leave_no_trace_in_a_job() -> None:
@@ -48,3 +48,9 @@ def test_workers_frozen_ten_times_write_nothing_late(postgres: bool) -> None:
 @pytest.mark.parametrize("name", list(outages.PROOFS))
 def test_outages_show_in_no_job(name: str) -> None:
     outages.PROOFS[name]()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_hypergradients_pass_every_check_that_they_owe() -> None:
+    assert verification.main() == 0
