@@ -262,6 +262,7 @@ def test_every_legal_change_and_no_other_comes_about(machine: type[Machine]) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_no_longer_order_of_verbs_and_writes_breaks_a_job_either(machine: type[Machine]) -> None:
     _run(machine, examples=100, steps=50)
     _walk(machine, walks=150, steps=50, seed=1)
