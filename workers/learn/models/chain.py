@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, final
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -154,6 +155,16 @@ def by_statistics(parameters: Sequence[Tensor], buffers: Tensor) -> LinearMap:
         return _normalized(stage, x, parameters, buffers, is_training=False)
 
     return normalize
+
+
+def scaled(stage: Stage, tangent: Tensor, parameters: Sequence[Tensor], buffers: Tensor) -> Tensor:
+    """Return the derivative of a batch normalization by given statistics, which is affine, along a tangent."""
+    norm = stage.module
+    assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)  # noqa: S101 (by whoever calls)
+    assert stage.buffers is not None  # noqa: S101 (by `of`)
+    mean, variance = buffers[stage.buffers].chunk(2)
+    weight = parameters[stage.slots[0]] if stage.slots else None
+    return functional.batch_norm(tangent, torch.zeros_like(mean), variance, weight, None, training=False, eps=norm.eps)
 
 
 def weights_of(stage: Stage, parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:

@@ -16,15 +16,16 @@ Source: MacKay et al. (2019), "Self-tuning networks"; without the learned scalar
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import final
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import grad
 from torch.func import jvp
 from torch.nn import functional
 
-from workers.learn.models.chain import Between, Chain, LinearMap, Stage, by_statistics, weights_of
+from workers.learn.models.chain import Between, Chain, LinearMap, Stage, by_statistics, scaled, weights_of
 
 _CLASSIC_GATE_STD = 0.01
 
@@ -172,9 +173,10 @@ class BestResponse:
                 value = stage.apply(value, weight, bias)
             elif tangent is None:
                 value = stage.module(value)
+            elif stage.is_normalization:
+                value, tangent = _normalised(stage, normalize, parameters, buffers, value, tangent)
             else:
-                step = partial(normalize, stage) if stage.is_normalization else stage.module
-                value, tangent = _pushed(step, value, tangent)
+                value, tangent = _pushed(stage.module, value, tangent)
         return value if tangent is None else value + tangent
 
     def weights_at(self, w: Tensor, theta: Tensor, d: Tensor) -> Tensor:
@@ -221,6 +223,12 @@ def _pushed(step: Callable[[Tensor], Tensor], value: Tensor, tangent: Tensor) ->
         case nn.ReLU():
             output = functional.relu(value)
             return output, torch.where(output > 0.0, tangent, 0.0)
+        case nn.Tanh() | nn.GELU() | nn.SiLU():
+            with torch.enable_grad():
+                leaf = value.detach().requires_grad_()
+                output = step(leaf)
+                # A diagonal Jacobian is its own transpose.
+                return output.detach(), grad(output, leaf, tangent, create_graph=True)[0]
         case nn.Flatten():
             return step(value), step(tangent)
         case nn.MaxPool2d():
@@ -231,3 +239,21 @@ def _pushed(step: Callable[[Tensor], Tensor], value: Tensor, tangent: Tensor) ->
         case _:
             found = jvp(step, (value,), (tangent,))
             return found[0], found[1]
+
+
+def _normalised(
+    stage: Stage, normalize: LinearMap, parameters: Sequence[Tensor], buffers: Tensor, value: Tensor, tangent: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return what a normalization makes of a value, and its derivative along the tangent."""
+    output = normalize(stage, value)
+    match stage.module:
+        case nn.LayerNorm() as norm:
+            axes = tuple(range(-len(norm.normalized_shape), 0))
+            center = value - value.mean(axes, keepdim=True)
+            inverse = (center.square().mean(axes, keepdim=True) + norm.eps).rsqrt()
+            unit = center * inverse
+            along = tangent - tangent.mean(axes, keepdim=True) - unit * (unit * tangent).mean(axes, keepdim=True)
+            moved = along * inverse
+            return output, moved if not stage.slots else moved * parameters[stage.slots[0]]
+        case _:
+            return output, scaled(stage, tangent, parameters, buffers)
