@@ -25,13 +25,13 @@ class Groups:
 def groups(network: Network, per: Per, *, biases: bool) -> Groups:
     """Return the groups of an L2 penalty.
 
-    Biases and the parameters of normalizations are left out unless `biases`. A layer is a linear map with its bias
-    and its normalization.
+    Biases and the parameters of normalizations are left out unless `biases`, those of kernels always. A layer is a
+    linear map with its bias and its normalization.
 
     Raises:
         LearnError: networks have no strengths per feature or class.
     """
-    taken = [biases or slot.role is Role.WEIGHT for slot in network.slots]
+    taken = [slot.role is Role.WEIGHT or (biases and slot.role is not Role.KERNEL) for slot in network.slots]
     of: list[Tensor] = []
     names: tuple[str, ...] = ()
     match per:

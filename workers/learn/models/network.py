@@ -20,6 +20,8 @@ class Role(StrEnum):
     WEIGHT = "weight"
     BIAS = "bias"
     NORMALIZATION = "normalization"
+    KERNEL = "kernel"
+    """Of a feature map; no penalty is ever for it."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,10 @@ class Network:
     slots: tuple[Slot, ...]
     inputs: int
     outputs: int
+    origin: Tensor | None = None
+    """[p], of the dtype and device of the run: what `w` counts from, so that a penalty on it draws there; None for 0."""
+    start: Tensor | None = None
+    """[p]: added to what the slots say of the start; None for nothing."""
 
     def __post_init__(self) -> None:
         found = [(name, tuple(parameter.shape)) for name, parameter in self.module.named_parameters()]
@@ -86,7 +92,9 @@ class Network:
             else torch.full((size,), slot.mean, dtype=torch.float64)
             for slot, size in zip(self.slots, self.sizes, strict=True)
         ]
-        return torch.cat(parts).to(dtype=like.dtype, device=like.device)
+        w = torch.cat(parts).to(dtype=like.dtype, device=like.device)
+        w = w if self.start is None else w + self.start.to(w)
+        return w if self.origin is None else w - self.origin.to(w)
 
     def initial_buffers(self, *, like: Tensor) -> Tensor:
         """Return statistics before anything was seen, [b]: mean 0 and variance 1."""
@@ -97,7 +105,8 @@ class Network:
         return (torch.cat(parts) if parts else torch.zeros(0)).to(dtype=like.dtype, device=like.device)
 
     def split(self, w: Tensor) -> list[Tensor]:
-        """Return views of `w` [p], one for each parameter, in its shape."""
+        """Return the parameters, each in its shape: views of `w` [p], or of origin + w."""
+        w = w if self.origin is None else w + self.origin.to(w)
         return [part.view(slot.shape) for slot, part in zip(self.slots, torch.split(w, self.sizes), strict=True)]
 
     def join(self, parts: Sequence[Tensor]) -> Tensor:
