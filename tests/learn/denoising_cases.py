@@ -6,7 +6,7 @@ import torch
 from workers.learn.problems.denoising import DenoisingProblem
 from workers.learn.problems.denoising_data import Pairs, denoising_problem, noisy
 from workers.learn.regularizers.field_of_experts import FieldOfExperts
-from workers.learn.regularizers.filters import random_filters
+from workers.learn.regularizers.filters import cosine_filters
 from workers.learn.regularizers.image import Quantity
 from workers.learn.regularizers.tv import TV
 from workers.learn.transforms import Identity
@@ -63,7 +63,7 @@ def field_of_experts(
         Quantity(f"{name}.smoothing", smoothing * spread, (count,), low=1e-6, high=1e1, fixed=fixed == "smoothing"),
         Quantity(
             f"{name}.filters",
-            random_filters(count, size, seed=seed),
+            cosine_filters(count, size, seed=seed),
             (count, size, size),
             Identity(),
             fixed=fixed == "filters",

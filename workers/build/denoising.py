@@ -14,7 +14,7 @@ from workers.learn.errors import LearnError
 from workers.learn.problems.denoising import DenoisingProblem
 from workers.learn.problems.denoising_data import Pairs, as_images, denoising_problem, noisy
 from workers.learn.regularizers.field_of_experts import FieldOfExperts
-from workers.learn.regularizers.filters import random_filters
+from workers.learn.regularizers.filters import cosine_filters
 from workers.learn.regularizers.image import AbstractImageRegularizer, Quantity
 from workers.learn.regularizers.tv import TV
 from workers.learn.transforms import Identity
@@ -52,11 +52,20 @@ def build_image_regularizer(spec: JobSpec) -> AbstractImageRegularizer:
                 Quantity(f"{name}.weights", _WEIGHT, (count,), low=low, high=high),
                 _quantity(f"{name}.smoothing", regularizer.smoothing, (count,)),
                 Quantity(
-                    f"{name}.filters", random_filters(count, size, seed=spec.seed), (count, size, size), Identity()
+                    f"{name}.filters", cosine_filters(count, size, seed=spec.seed), (count, size, size), Identity()
                 ),
             )
         case specs.L2() | specs.L1():
             raise LearnError("no penalty on weights is one on images")
+        case (
+            specs.Dropout()
+            | specs.InputDropout()
+            | specs.LabelSmoothing()
+            | specs.InputNoise()
+            | specs.Augmentation()
+            | specs.Cutout()
+        ):
+            raise LearnError("a denoiser has no training rows that noise could act on")
         case _:
             assert_never(regularizer)
 
