@@ -89,7 +89,7 @@ def test_a_step_is_the_hypergradient_where_training_stands():
     problem = small_network("squared", Per.LAYER, dtype=torch.float64)
     rule = method(CG(), burn_in=0, damping=0.0, inner_rows=60, outer_rows=60, clip=1e9, tolerance=1e-10)
     ((state, point),) = points_of(rule, problem, max_steps=1)
-    w, raw = state.training.w, problem.space.initial(torch.float64, torch.device("cpu"))
+    w, raw = state.training.average, problem.space.initial(torch.float64, torch.device("cpu"))
     expected = hypergradient(problem.oracle(), w, raw, CG(), tol=1e-12)
     assert point.hypergradient_norm == pytest.approx(float(expected.value.norm()), rel=1e-6)
     assert point.valid_loss == pytest.approx(expected.outer)

@@ -66,9 +66,10 @@ class ImplicitOnline(AbstractMethod[NetworkProblem, OnlineState]):
     One step:
 
     1. `inner_steps` training steps at the current strengths.
-    2. g = ∂_w outer on `outer_rows` validation rows; (H + ρ λ_max) q = g with H on one batch of `inner_rows` training
-       rows for the whole solve, so that it is one operator, and with one draw of whatever noise there is; z = −Jᵀ q.
-       Normalization statistics stay as training left them, before, during and after.
+    2. At the average of the weights: g = ∂_w outer on `outer_rows` validation rows; (H + ρ λ_max) q = g with H on one
+       batch of `inner_rows` training rows for the whole solve, so that it is one operator, and with one draw of
+       whatever noise there is; z = −Jᵀ q. Normalization statistics are measured once for all of it; those that
+       training carries along are not touched.
     3. Adam on z, clipped to a norm of `clip`, inside the box. None in the first `burn_in` training steps, when there
        is no minimiser anywhere near.
 
@@ -77,13 +78,13 @@ class ImplicitOnline(AbstractMethod[NetworkProblem, OnlineState]):
     iterate is used, as it still is a direction, unless it is zero: then the strengths stay.
 
     The validation loss depends on the path, since weights are never trained anew: it is that of a network that has
-    seen all strengths up to now. The answer is the point at which its running average was lowest, with the weights
-    of that moment; what the strengths are worth by themselves, training from scratch tells (`retraining`).
+    seen all strengths up to now. The answer is the point at which its running average was lowest, with the averaged
+    weights of that moment; what the strengths are worth by themselves, training from scratch tells (`retraining`).
 
     Where costs count gradients and products, each is one on a batch.
 
     Source: Lorraine, Vicol & Duvenaud (2020), algorithms 1–3. Beyond them: a Neumann step from measured curvature
-    instead of the learning rate, damping, clipping, the box.
+    instead of the learning rate, averaged weights, damping, clipping, the box.
     """
 
     state_type: ClassVar[type] = OnlineState
@@ -134,16 +135,15 @@ class ImplicitOnline(AbstractMethod[NetworkProblem, OnlineState]):
         cost = state.cost + Cost(inner_iterations=self.inner_steps, gradients=self.inner_steps)
         state = replace(state, training=training, cost=cost)
         inner_rows = problem.batch_size if self.inner_rows is None else self.inner_rows
-        here = problem.narrowed(
-            training.buffers, inner_rows=inner_rows, outer_rows=self.outer_rows, seed=state.seed, step=state.step
-        )
+        w = training.average
+        here = problem.narrowed(w, inner_rows=inner_rows, outer_rows=self.outer_rows, seed=state.seed, step=state.step)
         oracle = here.oracle()
         burn_in = problem.steps_per_epoch if self.burn_in is None else self.burn_in
         slope, residual, told = math.nan, math.nan, {"burn_in": 1.0}
         if training.step > burn_in:
             state, slope, told = self._learn(here, oracle, state)
-            residual = float(torch.linalg.vector_norm(oracle.inner(training.w, raw).gradient))
-        valid = oracle.outer_metrics(training.w)
+            residual = float(torch.linalg.vector_norm(oracle.inner(w, raw).gradient))
+        valid = oracle.outer_metrics(w)
         share = here.validation.rows / problem.validation.rows
         state = _judged(state, raw, valid["loss"], share)
         assert state.best is not None  # noqa: S101 (by `_judged`)
@@ -168,7 +168,7 @@ class ImplicitOnline(AbstractMethod[NetworkProblem, OnlineState]):
         self, problem: NetworkProblem, oracle: NetworkOracle, state: OnlineState
     ) -> tuple[OnlineState, float, dict[str, float]]:
         """Return the state with new strengths, the norm of the hypergradient, and what there is to tell of it."""
-        w, raw = state.training.w, state.raw
+        w, raw = state.training.average, state.raw
         if state.curvature is None and self._wants_curvature:
             largest = largest_eigenvalue(oracle.hvp(w, raw), w, steps=_POWER_STEPS, seed=state.seed + state.step)
             spent = Cost(hessian_vector_products=_POWER_STEPS)
@@ -233,5 +233,5 @@ def _judged(state: OnlineState, raw: Tensor, value: float, share: float) -> Onli
     """
     smoothed = value if state.smoothed is None else state.smoothed + share * (value - state.smoothed)
     if state.best is None or smoothed < state.best.value:
-        return replace(state, smoothed=smoothed, best=Best(raw, state.training.w, smoothed))
+        return replace(state, smoothed=smoothed, best=Best(raw, state.training.average, smoothed))
     return replace(state, smoothed=smoothed)

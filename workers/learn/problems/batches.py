@@ -32,7 +32,7 @@ class Stream(IntEnum):
     EPOCH = 1
     INNER = 2
     OUTER = 3
-    CHECK = 4
+    STATISTICS = 4
 
 
 def training_indices(rows: int, size: int, *, seed: int, step: int, device: torch.device) -> Tensor | None:

@@ -25,6 +25,10 @@ _MOST_STATISTICS_ROWS = 16384
 """Rows that normalization statistics are taken of: their error falls with the root of this number."""
 
 
+_SOME_STATISTICS_ROWS = 1024
+"""The same for a single hypergradient."""
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class NetworkProblem(AbstractBilevelProblem):
@@ -176,11 +180,11 @@ class NetworkProblem(AbstractBilevelProblem):
         parts = [self.batch(seed, step) for seed in seeds]
         return Batch(torch.stack([part.x for part in parts]), torch.stack([part.y for part in parts]))
 
-    def narrowed(self, buffers: Tensor, *, inner_rows: int, outer_rows: int, seed: int, step: int) -> "NetworkProblem":
-        """Return the problem of one hypergradient: fixed rows on both sides, and fixed statistics.
+    def narrowed(self, w: Tensor, *, inner_rows: int, outer_rows: int, seed: int, step: int) -> "NetworkProblem":
+        """Return the problem of one hypergradient: fixed rows on both sides, and the statistics at `w`.
 
         Args:
-            buffers: normalization statistics, [b].
+            w: parameters, [p], that normalization statistics are measured at; not changed by anything after.
             inner_rows: training rows of the Hessian; all of them where there are fewer.
             outer_rows: validation rows of the outer loss; all of them where there are fewer.
             seed: of the run.
@@ -193,8 +197,18 @@ class NetworkProblem(AbstractBilevelProblem):
             self,
             train=train if some is None else train.take(some),
             valid=valid if others is None else valid.take(others),
-            buffers=buffers,
+            buffers=self._statistics(w, seed=seed, step=step),
         )
+
+    def _statistics(self, w: Tensor, *, seed: int, step: int) -> Tensor:
+        """Return normalization statistics at `w`, [b], of rows drawn for one step: fewer than an answer deserves."""
+        if self.network.buffer_size == 0:
+            return self.buffers
+        rows, device = self.train, self.train.x.device
+        some = random_indices(
+            rows.rows, _SOME_STATISTICS_ROWS, stream=Stream.STATISTICS, seed=seed, step=step, device=device
+        )
+        return self.network.statistics(w, rows.x if some is None else rows.x[some])
 
     def to(self, dtype: torch.dtype) -> "NetworkProblem":
         """Return the problem with all numbers in another precision."""

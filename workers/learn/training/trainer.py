@@ -11,7 +11,7 @@ from workers.learn.cost import Cost
 from workers.learn.problem import Part
 from workers.learn.problems.network import NetworkProblem
 from workers.learn.trainer import AbstractTrainer, Trained
-from workers.learn.training.training import Training, TrainingState
+from workers.learn.training.training import Training
 
 _SMALL_STEP: Final = 1_000_000
 """Weights times rows of a step below which a processor spends its time on calls, which networks can share."""
@@ -23,9 +23,10 @@ _TOGETHER: Final = 32
 @final
 @dataclass(frozen=True)
 class NetworkTrainer(AbstractTrainer[NetworkProblem]):
-    """Initialise, take `steps` training steps, measure; the seed decides the initial weights and all batches.
+    """Initialise, take `steps` training steps, measure the average of the weights.
 
-    No early stopping: that would be another regularizer, and hide what the strengths do.
+    The seed decides the initial weights and all batches. No early stopping: that would be another regularizer, and
+    hide what the strengths do.
     """
 
     training: Training
@@ -36,7 +37,7 @@ class NetworkTrainer(AbstractTrainer[NetworkProblem]):
         state, _ = self.training.advance(
             problem, self.training.start(problem, seed=seed), raw, seed=seed, steps=self.steps
         )
-        return self._measured(problem, raw, state)
+        return self._measured(problem, raw, state.average)
 
     def train_all(self, problem: NetworkProblem, raws: Sequence[Tensor], *, seeds: Sequence[int]) -> list[Trained]:
         """Return a network for each pair of strengths [h] and seed: those of `train`, but for rounding.
@@ -55,17 +56,15 @@ class NetworkTrainer(AbstractTrainer[NetworkProblem]):
         raws = torch.stack([raw for raw, _ in pairs])
         start = self.training.start_together(problem, seeds)
         state, _ = self.training.advance_together(problem, start, raws, seeds=seeds, steps=self.steps)
-        return [
-            self._measured(problem, raw, replace(state, w=w, buffers=buffers))
-            for raw, w, buffers in zip(raws, state.w, state.buffers, strict=True)
-        ]
+        return [self._measured(problem, raw, weights) for raw, weights in zip(raws, state.average, strict=True)]
 
-    def _measured(self, problem: NetworkProblem, raw: Tensor, state: TrainingState) -> Trained:
-        value = problem.evaluate(state.w, Part.VALID)["loss"]
+    def _measured(self, problem: NetworkProblem, raw: Tensor, weights: Tensor) -> Trained:
+        value = problem.evaluate(weights, Part.VALID)["loss"]
         # Of all training rows, where statistics are frozen: how far from a minimiser so many steps have led.
-        gradient = replace(problem, buffers=state.buffers).oracle().inner(state.w, raw).gradient
+        frozen = replace(problem, buffers=problem.statistics(weights))
+        residual = float(torch.linalg.vector_norm(frozen.oracle().inner(weights, raw).gradient))
         cost = Cost(inner_iterations=self.steps, gradients=self.steps + 2)
-        return Trained(state.w, value, self.steps, float(torch.linalg.vector_norm(gradient)), cost)
+        return Trained(weights, value, self.steps, residual, cost)
 
 
 def _parts(pairs: Sequence[tuple[Tensor, int]]) -> list[Sequence[tuple[Tensor, int]]]:

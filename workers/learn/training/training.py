@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import final
+from typing import Final, final
 
 import torch
 from torch import Tensor
@@ -24,6 +24,12 @@ class TrainingState:
     buffers: Tensor
     """Normalization statistics, averaged over the steps so far, [b]."""
     moments: Moments
+    average: Tensor
+    """Of the weights over the last steps, [p]: what is looked at."""
+
+
+_EVERY: Final = 5
+"""Steps between two weights that enter the average: closer ones are nearly the same."""
 
 
 @final
@@ -33,21 +39,30 @@ class Training:
 
     A step is one forward and one backward pass over a batch; D ∘ w, the gradient of the penalties, is added in closed
     form. Batches are a function of (seed, step), so a training that is taken up again is the same training.
+
+    Steps of constant length go back and forth across the valley that they follow. An average of the weights lies at its
+    bottom: the full gradient there was ten times smaller (Fashion-MNIST), the validation loss lower by a tenth, and
+    hypergradients, which are those of a minimiser, had the signs that retraining confirms; at the last weights they
+    had not.
+
+    Source: Polyak & Juditsky (1992); Izmailov et al. (2018) for networks.
     """
 
     optimizer: AbstractOptimizer
     schedule: AbstractSchedule
+    averaging: int = 200
+    """Steps that the average reaches back, exponentially; 1 for the weights as they are."""
 
     def start(self, problem: NetworkProblem, *, seed: int) -> TrainingState:
         """Return the state before the first step."""
         w = problem.initial_weights(seed)
-        return TrainingState(0, w, problem.initial_buffers(), self.optimizer.start(w))
+        return TrainingState(0, w, problem.initial_buffers(), self.optimizer.start(w), w)
 
     def start_together(self, problem: NetworkProblem, seeds: tuple[int, ...]) -> TrainingState:
         """Return the state of k networks before the first step."""
         w = torch.stack([problem.initial_weights(seed) for seed in seeds])
         buffers = problem.initial_buffers().expand(len(seeds), -1)
-        return TrainingState(0, w, buffers, self.optimizer.start(w))
+        return TrainingState(0, w, buffers, self.optimizer.start(w), w)
 
     def advance(
         self, problem: NetworkProblem, state: TrainingState, raw: Tensor, *, seed: int, steps: int
@@ -94,12 +109,17 @@ class Training:
         self, state: TrainingState, diagonal: Tensor, steps: int, data: Callable[[TrainingState], DataGradient]
     ) -> tuple[TrainingState, Tensor]:
         w, moments, step, buffers = state.w.clone(), state.moments.copied(), state.step, state.buffers
+        average = state.average.clone()
         losses = []
         for _ in range(steps):
-            found = data(TrainingState(step, w, buffers, moments))
+            found = data(TrainingState(step, w, buffers, moments, average))
             gradient = found.gradient.addcmul_(diagonal, w)
             rate = self.optimizer.rate * self.schedule.factor(step)
             moments = self.optimizer.update_(moments, w, gradient, rate=rate)
             buffers, step = found.buffers, step + 1
             losses.append(found.value)
-        return TrainingState(step, w, buffers, moments), torch.stack(losses).mean(0)
+            if step % _EVERY == 0:
+                average.lerp_(w, min(1.0, max(_EVERY / self.averaging, _EVERY / step)))
+        if self.averaging <= _EVERY:
+            average = w
+        return TrainingState(step, w, buffers, moments, average), torch.stack(losses).mean(0)
