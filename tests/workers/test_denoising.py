@@ -18,6 +18,7 @@ from safetensors.torch import load as load_tensors
 from service.admission import admit
 from service.files import new_dataset_key
 from service.records import ColumnRecord, DatasetRecord, JobStatus
+from service.spec.capabilities import CAPABILITIES
 from service.spec.job import JobSpec
 from service.store import NewDataset
 from tests.learn.denoising_cases import scene
@@ -97,12 +98,22 @@ def result_of(conclusion: DenoisingConclusion) -> dict:
     return conclusion.result(wall_seconds=1.0, peak_memory_bytes=1, files=[])
 
 
-@pytest.mark.parametrize("kind", ["tv", "field_of_experts"])
-@pytest.mark.parametrize("method", ["implicit", "hoag"])
+CELLS = [(method, regularizer) for method, models in CAPABILITIES.items() for regularizer in models.get("denoiser", ())]
+SMALL = {"grid": {"points": 3}, "tpe": {"startup_trials": 2}}
+
+
+@pytest.mark.parametrize(("method", "kind"), sorted(CELLS))
 def test_a_job_ends_with_better_images_and_evidence(tmp_path: Path, kind: str, method: str) -> None:
     path = npz(tmp_path / "a.npz", image=clean())
     # Few steps: at an optimum there is no slope left that an error could be relative to.
-    spec = job(kind, method={"kind": method}, budget={"outer_steps": 3})
+    steps = 9 if method in ("grid", "random", "tpe") else 3
+    strength = {"init": 0.02, "low": 1e-2, "high": 0.1}
+    spec = job(
+        kind,
+        regularizer={"strength": strength},
+        method={"kind": method, **SMALL.get(method, {})},
+        budget={"outer_steps": steps},
+    )
     _, conclusion = concluded(spec, path)
     result = result_of(conclusion)
     metrics = result["metrics"]
@@ -113,7 +124,7 @@ def test_a_job_ends_with_better_images_and_evidence(tmp_path: Path, kind: str, m
     check = result["evidence"]["hypergradient_check"]
     assert check["relative_error"] < 1e-5, result["evidence"]["sentence"]
     assert result["evidence"]["verdict"] in ("optimum", "descending", "at_bound")
-    assert len(result["evidence"]["neighbours"]) == (4 if kind == "tv" else 10)
+    assert 2 <= len(result["evidence"]["neighbours"]) <= (4 if kind == "tv" else 10)
     assert result["model"]["rows"] == 6
     assert result["cost"]["gradients"] > 0
     json.dumps(result, allow_nan=False)
