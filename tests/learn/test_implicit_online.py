@@ -19,6 +19,7 @@ from workers.learn.method import Status, run
 from workers.learn.methods.implicit_online import ImplicitOnline
 from workers.learn.models.mlp import Normalization
 from workers.learn.outer.adam import Adam as OuterAdam
+from workers.learn.outer.adam import AdamState as OuterAdamState
 from workers.learn.problem import Part
 from workers.learn.problems.layout import Per
 from workers.learn.training.optimizers import SGD, Adam
@@ -95,7 +96,7 @@ def test_a_step_is_the_hypergradient_where_training_stands():
     assert point.valid_loss == pytest.approx(expected.outer)
     assert point.inner_residual == pytest.approx(float(problem.oracle().inner(w, raw).gradient.norm()))
     # Adam's first step is its rate, against the sign
-    torch.testing.assert_close(state.raw - raw, -0.05 * expected.value.sign(), rtol=1e-5, atol=0)
+    torch.testing.assert_close(state.raw - raw, -0.1 * expected.value.sign(), rtol=1e-5, atol=0)
 
 
 def test_statistics_are_as_training_left_them():
@@ -198,3 +199,16 @@ def test_nothing_to_learn_is_refused():
     fixed = dataclasses.replace(problem, regularizers=(dataclasses.replace(problem.regularizers[0], fixed=True),))
     with pytest.raises(LearnError, match="nothing to learn"):
         method().init(fixed, seed=0)
+
+
+def test_outer_steps_settle():
+    rule, raw = OuterAdam(rate=0.1, settling=4.0), torch.zeros(1, dtype=torch.float64)
+    state, bound = OuterAdamState.zeros(raw), torch.full_like(raw, math.inf)
+    lengths = []
+    for _ in range(13):
+        state, moved = rule.update(state, raw, torch.ones_like(raw), -bound, bound)
+        lengths.append(float(raw - moved))
+        raw = moved
+    assert lengths[0] == pytest.approx(0.1)
+    assert lengths[4] == pytest.approx(0.1 / math.sqrt(2))
+    assert lengths[12] == pytest.approx(0.05)

@@ -93,7 +93,7 @@ class ImplicitOnline(AbstractMethod[NetworkProblem, OnlineState]):
     solver: AbstractLinearSolver
     damping: float = 1e-3
     """ρ, as a fraction of the largest |eigenvalue| of H; no part of `identity`."""
-    outer: Adam = field(default_factory=lambda: Adam(rate=0.05))
+    outer: Adam = field(default_factory=lambda: Adam(rate=0.1, settling=10.0))
     inner_steps: int = 50
     burn_in: int | None = None
     """Training steps before the first hypergradient; None for one pass over the training rows."""
