@@ -9,15 +9,16 @@ from service.dealing import Share
 from service.estimates.base import Estimate
 from service.estimates.denoiser import estimate_denoiser
 from service.estimates.linear import estimate_linear, linear_strengths
-from service.estimates.network import estimate_mlp
+from service.estimates.network import estimate_network
 from service.image_task import ImageTask, read_image_task
+from service.network_sizes import layer_sizes
 from service.records import DatasetRecord
 from service.spec.data import ColumnSplit
 from service.spec.hyperparameters import Granularity
 from service.spec.job import Device, JobSpec, Precision
 from service.spec.linear import DirectSolver, NystromSolver
-from service.spec.methods import TPE, Grid, solver_of
-from service.spec.models import MLP, NETWORKS, Denoiser, LinearModel
+from service.spec.methods import STN, TPE, Grid, solver_of
+from service.spec.models import CNN, MLP, NETWORKS, Denoiser, LinearModel
 from service.spec.regularizers import L1, L2, FieldOfExperts
 from service.task import Refusal, Task, read_task
 
@@ -67,20 +68,22 @@ def admit(spec: JobSpec, dataset: DatasetRecord, *, gpu_online: bool | None = No
         gpu_online: whether some worker with a GPU is alive; None if that is not known.
     """
     match spec.model:
-        case LinearModel():
+        case LinearModel() if not isinstance(spec.method, STN):
             task = read_task(spec.data, dataset, loss=spec.loss)
             if isinstance(task, list):
                 return Admission(tuple(task), (), None)
             figures = estimate_linear(spec, spec.model, dataset, task)
             warnings = (*_linear_warnings(spec, spec.model, task), *_class_warnings(task))
-        case MLP():
+        case LinearModel() | MLP() | CNN():
             task = read_task(spec.data, dataset, loss=spec.loss)
             if isinstance(task, list):
                 return Admission(tuple(task), (), None)
+            layers = layer_sizes(spec.model, task)
+            if isinstance(layers, Refusal):
+                return Admission((layers,), (), None)
             if dataset.is_sparse:
-                detail = "networks take dense features, this dataset is sparse: take model 'linear'"
-                return Admission((Refusal("/model/kind", detail),), (), None)
-            figures = estimate_mlp(spec, spec.model, task)
+                return Admission((_only_dense(spec),), (), None)
+            figures = estimate_network(spec, layers, task)
             warnings = (*_redundant(spec),)
         case Denoiser():
             images = read_image_task(spec.data, dataset, spec.model)
@@ -125,6 +128,13 @@ def _filter_refusals(spec: JobSpec, images: ImageTask) -> Iterator[Refusal]:
                 f"/regularizers/{place}/size",
                 f"images of {images.shape[0]} × {images.shape[1]} take filters of up to {2 * least + 1} pixels",
             )
+
+
+def _only_dense(spec: JobSpec) -> Refusal:
+    if isinstance(spec.model, LinearModel):
+        detail = f"{spec.method.kind!r} takes dense features, this dataset is sparse: take another method"
+        return Refusal("/method/kind", detail)
+    return Refusal("/model/kind", "networks take dense features, this dataset is sparse: take model 'linear'")
 
 
 def _search_refusals(spec: JobSpec, strengths: int) -> Iterator[Refusal]:

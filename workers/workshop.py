@@ -6,12 +6,13 @@ from typing import assert_never
 from service.records import DatasetRecord
 from service.settings import Settings
 from service.spec.job import JobSpec
-from service.spec.models import MLP, Denoiser, LinearModel
+from service.spec.methods import STN
+from service.spec.models import CNN, MLP, Denoiser, LinearModel
 from workers.parent import Parent
 from workers.runner import Runner
 from workers.studies.denoising import begin_denoising
 from workers.studies.linear import begin_linear
-from workers.studies.network import begin_mlp
+from workers.studies.network import begin_network
 from workers.study import AbstractStudy
 from workers.tail import Tail
 
@@ -19,10 +20,10 @@ from workers.tail import Tail
 def begin_study(spec: JobSpec, dataset: DatasetRecord, path: Path | None, *, device: str) -> AbstractStudy:
     """Return the study of a real job: see `BeginStudy`."""
     match spec.model:
-        case LinearModel():
+        case LinearModel() if not isinstance(spec.method, STN):
             return begin_linear(spec, spec.model, dataset, path, device=device)
-        case MLP():
-            return begin_mlp(spec, spec.model, dataset, path, device=device)
+        case LinearModel() | MLP() | CNN():
+            return begin_network(spec, spec.model, dataset, path, device=device)
         case Denoiser():
             return begin_denoising(spec, spec.model, dataset, path, device=device)
         case _:

@@ -1,15 +1,16 @@
 """What a job on a network will take."""
 
-from itertools import pairwise
+from collections.abc import Sequence
 from typing import Final
 
 from service.estimates.base import DENSE_FLOPS, PROCESS_BYTES, Estimate, itemsize, points
+from service.network_sizes import LayerSize
 from service.spec.hyperparameters import Granularity
 from service.spec.job import JobSpec
 from service.spec.linear import DirectSolver, NeumannSolver, NystromSolver
-from service.spec.methods import Implicit, solver_of
-from service.spec.models import MLP, Normalization
-from service.spec.regularizers import L2
+from service.spec.methods import STN, Implicit, solver_of
+from service.spec.models import Network
+from service.spec.regularizers import L2, NOISES, Dropout, RegularizerSpec
 from service.task import Task
 
 _VECTORS: Final = 24
@@ -21,39 +22,45 @@ _PRODUCT: Final = 4.0
 _SEEDS: Final = 3
 """Trainings from scratch at each strength that is checked."""
 
+_RESPONSE: Final = 2.5
+"""Training steps that one of a self-tuning network takes the time of."""
 
-def estimate_mlp(spec: JobSpec, model: MLP, task: Task) -> Estimate:
+_USUAL_EPOCHS: Final = 20
+_USUAL_BATCH: Final = 128
+"""Of models whose specification has none: linear ones."""
+
+
+def estimate_network(spec: JobSpec, layers: Sequence[LayerSize], task: Task) -> Estimate:
     """Count what is to be learned and guess what that takes."""
-    widths = [task.width, *model.widths, task.outputs]
-    matrices = [before * after for before, after in pairwise(widths)]
-    normalized = 2 * sum(model.widths) if model.normalization is not Normalization.NONE else 0
-    weights = sum(matrices) + sum(widths[1:]) + normalized
-    strengths = sum(
-        mlp_strengths(regularizer, model, task)
-        for regularizer in spec.regularizers
-        if isinstance(regularizer, L2) and regularizer.strength.is_learned
-    )
+    model = spec.model
+    weights = sum(layer.size for layer in layers)
+    strengths = sum(network_strengths(regularizer, layers) for regularizer in spec.regularizers)
     rows = task.rows.train + task.rows.valid + task.rows.test
     size = itemsize(spec)
     solver = solver_of(spec.method)
     memory = PROCESS_BYTES + _VECTORS * weights * size + rows * task.width * (16 + size)
-    memory += 8 * min(task.rows.valid, 10_000) * sum(widths) * size
+    memory += 8 * min(task.rows.valid, 10_000) * sum(layer.biases for layer in layers) * size
     if isinstance(solver, NystromSolver):
         memory += 2 * solver.rank * weights * size
     if isinstance(solver, DirectSolver):
         memory += 3 * size * weights**2
-    batch = min(model.batch_size, task.rows.train)
+    epochs = model.epochs if isinstance(model, Network) else _USUAL_EPOCHS
+    batch = min(model.batch_size if isinstance(model, Network) else _USUAL_BATCH, task.rows.train)
     batches = -(-task.rows.train // batch)
-    training = float(model.epochs * batches)
+    training = float(epochs * batches)
     steps = points(spec, strengths)
     trainings = float(_SEEDS * (1 + 2 * min(strengths, 5))) if spec.verify else 0.0
-    if isinstance(spec.method, Implicit):
-        products = solver.terms if isinstance(solver, NeumannSolver) else 20
-        between = (spec.method.inner_steps or 1) + _PRODUCT * products + task.rows.valid / batch
-        burn_in = batches if spec.method.burn_in is None else spec.method.burn_in
-        batches_run = trainings * training + steps * between + burn_in
-    else:
-        batches_run = (trainings + steps) * training
+    match spec.method:
+        case Implicit():
+            products = solver.terms if isinstance(solver, NeumannSolver) else 20
+            between = (spec.method.inner_steps or 1) + _PRODUCT * products + task.rows.valid / batch
+            burn_in = batches if spec.method.burn_in is None else spec.method.burn_in
+            taken = trainings * training + steps * between + burn_in
+        case STN():
+            taken = trainings * training + _RESPONSE * steps * batches
+        case _:
+            taken = (trainings + steps) * training
+    work = sum(layer.products for layer in layers)
     return Estimate(
         strengths=strengths,
         weights=weights,
@@ -62,23 +69,27 @@ def estimate_mlp(spec: JobSpec, model: MLP, task: Task) -> Estimate:
         features=task.width,
         outputs=task.outputs,
         memory_bytes=memory,
-        seconds=round(1.0 + batches_run * (3e-4 + 6.0 * batch * sum(matrices) / DENSE_FLOPS), 1),
+        seconds=round(1.0 + taken * (3e-4 + 6.0 * batch * work / DENSE_FLOPS), 1),
         trajectory_points=steps,
     )
 
 
-def mlp_strengths(regularizer: L2, model: MLP, task: Task) -> int:
-    """How many strengths a penalty has: of matrices, and with `biases` of all that is trained."""
-    widths = [task.width, *model.widths, task.outputs]
-    normalized = model.widths if model.normalization is not Normalization.NONE else []
+def network_strengths(regularizer: RegularizerSpec, layers: Sequence[LayerSize]) -> int:
+    """How many numbers of a regularizer are learned. Penalties are of matrices, and with `biases` of all parameters."""
+    if isinstance(regularizer, Dropout) and regularizer.strength.per is Granularity.LAYER:
+        return (len(layers) - 1) * regularizer.strength.is_learned
+    if isinstance(regularizer, NOISES) or not isinstance(regularizer, L2):
+        return sum(number.is_learned for number in regularizer.numbers)
+    if not regularizer.strength.is_learned:
+        return 0
+    biases = isinstance(regularizer, L2) and regularizer.biases
     match regularizer.strength.per:
         case Granularity.LAYER:
-            return len(widths) - 1
+            return len(layers)
         case Granularity.TENSOR:
-            matrices = len(widths) - 1
-            return 2 * matrices + 2 * len(normalized) if regularizer.biases else matrices
+            extra = sum(1 + 2 * (layer.normalization > 0) for layer in layers) if biases else 0
+            return len(layers) + extra
         case Granularity.PARAMETER:
-            matrices = sum(before * after for before, after in pairwise(widths))
-            return matrices + (sum(widths[1:]) + 2 * sum(normalized)) * regularizer.biases
+            return sum(layer.size if biases else layer.weights for layer in layers)
         case Granularity.MODEL | Granularity.FEATURE | Granularity.CLASS:
             return 1

@@ -9,23 +9,39 @@ from typing import Final
 
 from service.spec.hyperparameters import Granularity
 
+_NOISES: Final = frozenset({"dropout", "input_dropout", "input_noise", "label_smoothing"})
+_IMAGE_NOISES: Final = _NOISES | {"augmentation", "cutout"}
+_SEARCHED: Final[Mapping[str, frozenset[str]]] = {
+    "linear": frozenset({"l1", "l2"}),
+    "mlp": _NOISES | {"l2"},
+    "cnn": _IMAGE_NOISES | {"l2"},
+    "denoiser": frozenset({"tv"}),
+}
+
 CAPABILITIES: Final[Mapping[str, Mapping[str, frozenset[str]]]] = {
-    "grid": {"linear": frozenset({"l1", "l2"}), "mlp": frozenset({"l2"}), "denoiser": frozenset({"tv"})},
+    "grid": _SEARCHED,
     "hoag": {"linear": frozenset({"l1", "l2"}), "denoiser": frozenset({"tv", "field_of_experts"})},
     "implicit": {
         "linear": frozenset({"l1", "l2"}),
         "mlp": frozenset({"l2"}),
+        "cnn": frozenset({"l2"}),
         "denoiser": frozenset({"tv", "field_of_experts"}),
     },
     "maid": {"linear": frozenset({"l2"}), "denoiser": frozenset({"tv", "field_of_experts"})},
-    "random": {"linear": frozenset({"l1", "l2"}), "mlp": frozenset({"l2"}), "denoiser": frozenset({"tv"})},
-    "tpe": {"linear": frozenset({"l1", "l2"}), "mlp": frozenset({"l2"}), "denoiser": frozenset({"tv"})},
+    "random": _SEARCHED,
+    "stn": {
+        "linear": frozenset({"input_dropout", "input_noise", "l2", "label_smoothing"}),
+        "mlp": _NOISES | {"l2"},
+        "cnn": _IMAGE_NOISES | {"l2"},
+    },
+    "tpe": _SEARCHED,
 }
 """method → model → regularizers that can be learned together."""
 
 GRANULARITIES: Final[Mapping[str, frozenset[Granularity]]] = {
     "linear": frozenset({Granularity.MODEL, Granularity.FEATURE, Granularity.CLASS, Granularity.PARAMETER}),
     "mlp": frozenset({Granularity.MODEL, Granularity.LAYER, Granularity.TENSOR, Granularity.PARAMETER}),
+    "cnn": frozenset({Granularity.MODEL, Granularity.LAYER, Granularity.TENSOR, Granularity.PARAMETER}),
     "denoiser": frozenset({Granularity.MODEL}),
 }
 """model → what its penalties can have a strength for."""

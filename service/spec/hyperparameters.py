@@ -88,3 +88,111 @@ class Smoothing(Positive):
     fixed: Annotated[float, Field(gt=0, le=LARGEST_STRENGTH)] | None = Field(
         default=None, description="Keep the number at this value instead of learning it."
     )
+
+
+class Amount(Spec):
+    """A number strictly between two bounds that is learned, or kept constant when `fixed` is given."""
+
+    init: Annotated[float, Field(ge=0, le=1e6)] = Field(default=0.1, description="Where learning starts.")
+    low: Annotated[float, Field(ge=0, le=1e6)] = Field(default=0.0, description="Learned values stay above this.")
+    high: Annotated[float, Field(gt=0, le=1e6)] = Field(default=1.0, description="Learned values stay below this.")
+    fixed: Annotated[float, Field(ge=0, le=1e6)] | None = Field(
+        default=None, description="Keep the number at this value instead of learning it."
+    )
+
+    @property
+    def is_learned(self) -> bool:
+        """True unless the number is kept constant."""
+        return self.fixed is None
+
+    @model_validator(mode="after")
+    def _interval_holds_the_start(self) -> Self:
+        if self.fixed is not None:
+            given = sorted({"init", "low", "high"} & self.model_fields_set)
+            if any(getattr(self, name) != type(self).model_fields[name].default for name in given):
+                raise wrong_at(given[0], f"a fixed strength is not learned: leave out {', '.join(given)}")
+            return self
+        if not self.low < self.init < self.high:
+            raise wrong_at(
+                "init",
+                f"init ({self.init:g}) must lie strictly between low ({self.low:g}) and high ({self.high:g})",
+            )
+        return self
+
+
+Unit = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Probability(Amount):
+    """A probability that is learned between bounds, or kept constant."""
+
+    init: Unit = Field(default=0.1, description="Where learning starts.")
+    high: Annotated[float, Field(gt=0, lt=1)] = Field(default=0.9, description="Learned values stay below this.")
+    fixed: Unit | None = Field(default=None, description="Keep the probability at this value.")
+
+
+class DropoutProbability(Probability):
+    """A probability that is learned between bounds, or kept constant."""
+
+    per: Granularity = Field(
+        default=Granularity.MODEL,
+        strict=False,
+        description="One probability for the whole `model`, or one for each hidden `layer`.",
+    )
+
+    @model_validator(mode="after")
+    def _per_model_or_layer(self) -> Self:
+        if self.per not in (Granularity.MODEL, Granularity.LAYER):
+            raise wrong_at("per", "dropout is learned per model or per layer")
+        return self
+
+
+class Smear(Amount):
+    """A probability mass that is taken from the true class, learned between bounds, or kept constant."""
+
+    init: Unit = Field(default=0.05, description="Where learning starts.")
+    high: Annotated[float, Field(gt=0, lt=1)] = Field(default=0.5, description="Learned values stay below this.")
+    fixed: Unit | None = Field(default=None, description="Keep it at this value.")
+
+
+class Spread(Amount):
+    """A standard deviation in units of the standardised features, learned between bounds, or kept constant."""
+
+    high: Annotated[float, Field(gt=0, le=1e6)] = Field(default=2.0, description="Learned values stay below this.")
+
+
+class Shift(Amount):
+    """A fraction of an image's side, learned between bounds, or kept constant."""
+
+    init: Unit = Field(default=0.05, description="Where learning starts.")
+    high: Annotated[float, Field(gt=0, le=0.5)] = Field(default=0.5, description="Learned values stay below this.")
+    fixed: Annotated[float, Field(ge=0, le=0.5)] | None = Field(default=None, description="Keep it at this value.")
+
+
+class Count(Spec):
+    """A whole number that is learned from `low` to `high`, both included, or kept constant when `fixed` is given."""
+
+    init: Annotated[int, Field(ge=0, le=10_000)] = Field(default=1, description="Where learning starts.")
+    low: Annotated[int, Field(ge=0, le=10_000)] = Field(default=0, description="The smallest that may be learned.")
+    high: Annotated[int, Field(ge=1, le=10_000)] = Field(default=4, description="The largest that may be learned.")
+    fixed: Annotated[int, Field(ge=0, le=10_000)] | None = Field(
+        default=None, description="Keep the number at this value instead of learning it."
+    )
+
+    @property
+    def is_learned(self) -> bool:
+        """True unless the number is kept constant."""
+        return self.fixed is None
+
+    @model_validator(mode="after")
+    def _range_holds_the_start(self) -> Self:
+        if self.fixed is None and not self.low <= self.init <= self.high:
+            raise wrong_at("init", f"init ({self.init}) must lie between low ({self.low}) and high ({self.high})")
+        return self
+
+
+class Length(Count):
+    """A number of pixels that is learned from `low` to `high`, both included, or kept constant."""
+
+    init: Annotated[int, Field(ge=0, le=10_000)] = Field(default=4, description="Where learning starts.")
+    high: Annotated[int, Field(ge=1, le=10_000)] = Field(default=16, description="The largest that may be learned.")

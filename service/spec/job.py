@@ -8,9 +8,10 @@ from pydantic import Field, model_validator
 from service.spec.base import SafeText, Spec, wrong_at
 from service.spec.capabilities import FOLDS, GRANULARITIES, refusal
 from service.spec.data import DataSpec, KFoldSplit
-from service.spec.methods import Implicit, MethodSpec, QuasiNewtonStep
+from service.spec.hyperparameters import Granularity
+from service.spec.methods import STN, Implicit, MethodSpec, QuasiNewtonStep
 from service.spec.models import NETWORKS, Denoiser, ImagePrior, LinearModel, Loss, ModelSpec
-from service.spec.regularizers import L1, L2, TV, FieldOfExperts, RegularizerSpec
+from service.spec.regularizers import L1, L2, NOISES, TV, FieldOfExperts, LabelSmoothing, RegularizerSpec
 
 LabelKey = Annotated[SafeText, Field(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
 LabelValue = Annotated[SafeText, Field(max_length=256)]
@@ -74,7 +75,7 @@ def _usual_loss(given: dict[str, object]) -> Loss:
     return Loss.SQUARED_ERROR if isinstance(given.get("model"), Denoiser) else Loss.CROSS_ENTROPY
 
 
-def _usual_regularizers(given: dict[str, object]) -> list[L2 | L1 | TV | FieldOfExperts]:
+def _usual_regularizers(given: dict[str, object]) -> list[RegularizerSpec]:
     model = given.get("model")
     if not isinstance(model, Denoiser):
         return [L2()]
@@ -129,7 +130,8 @@ class JobSpec(Spec):
         if not isinstance(given, dict) or not isinstance(given.get("model"), dict):
             return given
         method = given.get("method", {"kind": "implicit"})
-        kinds = {network.model_fields["kind"].default for network in NETWORKS}
+        # A list, since what a client sends for a kind need not be hashable.
+        kinds = [network.model_fields["kind"].default for network in NETWORKS]
         if given["model"].get("kind") not in kinds or not isinstance(method, dict) or method.get("kind") != "implicit":
             return given
         return {**given, "method": {**_NETWORK_METHOD, **method}}
@@ -144,12 +146,17 @@ class JobSpec(Spec):
         if reason := refusal(self.method.kind, self.model.kind, kinds):
             raise wrong_at("method/kind", reason)
         self._granularities_fit()
+        if isinstance(self.data.split, KFoldSplit) and isinstance(self.method, STN):
+            raise wrong_at("data/split/kind", f"{self.method.kind!r} learns from one training: take holdout or column")
         if isinstance(self.data.split, KFoldSplit) and self.model.kind not in FOLDS:
             raise wrong_at("data/split/kind", f"folds are for {' and '.join(sorted(FOLDS))}: take holdout or column")
         if isinstance(self.model, Denoiser):
             self._denoiser_fits(self.model)
         if isinstance(self.method, Implicit):
             self._implicit_fits(self.method)
+        if isinstance(self.method, STN):
+            self._stn_fits()
+        self._noises_fit()
         return self
 
     def _granularities_fit(self) -> None:
@@ -161,6 +168,25 @@ class JobSpec(Spec):
                     f"regularizers/{place}/strength/per",
                     f"{self.model.kind!r} has no strengths per {regularizer.strength.per.value}: take one of {names}",
                 )
+
+    def _stn_fits(self) -> None:
+        if isinstance(self.model, LinearModel) and not self.model.intercept:
+            raise wrong_at("model/intercept", "'stn' takes linear models with an intercept")
+        accepted = (Granularity.MODEL, Granularity.LAYER, Granularity.TENSOR)
+        for place, regularizer in enumerate(self.regularizers):
+            if isinstance(regularizer, L2) and regularizer.strength.per not in accepted:
+                names = " or ".join(granularity.value for granularity in accepted)
+                raise wrong_at(f"regularizers/{place}/strength/per", f"'stn' learns strengths per {names}")
+
+    def _noises_fit(self) -> None:
+        seen: set[str] = set()
+        for place, regularizer in enumerate(self.regularizers):
+            if isinstance(regularizer, NOISES):
+                if regularizer.kind in seen:
+                    raise wrong_at(f"regularizers/{place}/kind", f"there is a {regularizer.kind!r} already")
+                seen.add(regularizer.kind)
+            if isinstance(regularizer, LabelSmoothing) and self.loss is not Loss.CROSS_ENTROPY:
+                raise wrong_at(f"regularizers/{place}/kind", "label_smoothing needs classes: loss 'cross_entropy'")
 
     def _denoiser_fits(self, model: Denoiser) -> None:
         if self.loss is not Loss.SQUARED_ERROR:

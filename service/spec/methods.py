@@ -116,6 +116,51 @@ class MAID(Spec):
     )
 
 
+class STNVariant(StrEnum):
+    """Which self-tuning network: `classic` as first published, `centered` as improved since (Δ-STN)."""
+
+    CLASSIC = "classic"
+    CENTERED = "centered"
+
+
+class STN(Spec):
+    """A self-tuning network: trained together with how its weights would respond to other strengths.
+
+    One training gives strengths and weights; the strengths form a schedule, which the trajectory holds. No derivative
+    in a strength is taken through training, so that dropout, augmentation and whole numbers can be learned.
+    """
+
+    source: ClassVar[str] = (
+        "M. MacKay, P. Vicol, J. Lorraine, D. Duvenaud & R. Grosse (2019), Self-tuning networks, ICLR; "
+        "J. Bae & R. Grosse (2020), Delta-STN, NeurIPS."
+    )
+
+    kind: Literal["stn"] = "stn"
+    variant: STNVariant = Field(default=STNVariant.CENTERED, strict=False)
+    training_steps: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        default=5, description="Training steps between steps of the strengths."
+    )
+    strength_steps: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        default=1, description="Steps of the strengths between training steps."
+    )
+    warm_up: Annotated[int, Field(ge=0, le=100_000_000)] | None = Field(
+        default=None, description="Training steps before the first step of the strengths; null: two passes."
+    )
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = Field(default=0.03, description="Of the strengths.")
+    perturbation: Annotated[float, Field(ge=0.01, le=4)] = Field(
+        default=0.5, description="Standard deviation by which strengths are varied, on their unconstrained scale."
+    )
+    learn_perturbation: bool = Field(default=True, description="Learn that standard deviation too.")
+    entropy: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=1e-3, description="What keeps a learned perturbation from vanishing."
+    )
+    polish: bool = Field(
+        default=True,
+        description="End with implicit differentiation of the strengths that have a derivative, which removes the "
+        "bias of the perturbation.",
+    )
+
+
 class Grid(Spec):
     """Training at every point of a logarithmic grid over the box: the search that learning replaces.
 
@@ -150,7 +195,7 @@ class TPE(Spec):
     )
 
 
-MethodSpec = Annotated[HOAG | Implicit | MAID | Grid | RandomSearch | TPE, Field(discriminator="kind")]
+MethodSpec = Annotated[HOAG | Implicit | MAID | STN | Grid | RandomSearch | TPE, Field(discriminator="kind")]
 
 
 def solver_of(method: MethodSpec) -> LinearSolverSpec | None:
@@ -160,5 +205,5 @@ def solver_of(method: MethodSpec) -> LinearSolverSpec | None:
             return method.solver
         case MAID():
             return CGSolver()
-        case Grid() | RandomSearch() | TPE():
+        case STN() | Grid() | RandomSearch() | TPE():
             return None

@@ -1,11 +1,11 @@
 """Models that can be trained, and losses that they can be trained with."""
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from service.spec.base import Spec
+from service.spec.base import Spec, wrong_at
 from service.spec.training import AdamOptimizer, OptimizerSpec, TrainingSchedule
 
 
@@ -49,19 +49,12 @@ class Normalization(StrEnum):
     LAYER = "layer"
 
 
-class MLP(Spec):
-    """A multi-layer perceptron, trained by mini-batches; dense features only.
+Width = Annotated[int, Field(ge=1, le=65_536)]
 
-    Not convex: answers are checked by training again from scratch, with several seeds. Strengths per `model`, `layer`,
-    `tensor` or `parameter`.
-    """
 
-    kind: Literal["mlp"] = "mlp"
-    widths: Annotated[list[Annotated[int, Field(ge=1, le=65_536)]], Field(min_length=1, max_length=32)] = Field(
-        default=[128], description="Units of each hidden layer.", examples=[[256, 128]]
-    )
-    activation: Activation = Field(default=Activation.RELU, strict=False)
-    normalization: Normalization = Field(default=Normalization.NONE, strict=False)
+class Network(Spec):
+    """A network, trained by mini-batches; dense features only."""
+
     optimizer: OptimizerSpec = AdamOptimizer()
     schedule: TrainingSchedule = Field(default=TrainingSchedule.CONSTANT, strict=False)
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
@@ -72,6 +65,65 @@ class MLP(Spec):
         description="Passes over the training rows of one training from scratch: a trial of `grid`, `random` and "
         "`tpe`, and each training that checks an answer.",
     )
+
+
+class MLP(Network):
+    """A multi-layer perceptron, trained by mini-batches; dense features only.
+
+    Not convex: answers are checked by training again from scratch, with several seeds. Strengths per `model`, `layer`,
+    `tensor` or `parameter`.
+    """
+
+    kind: Literal["mlp"] = "mlp"
+    widths: Annotated[list[Width], Field(min_length=1, max_length=32)] = Field(
+        default=[128], description="Units of each hidden layer.", examples=[[256, 128]]
+    )
+    activation: Activation = Field(default=Activation.RELU, strict=False)
+    normalization: Normalization = Field(default=Normalization.NONE, strict=False)
+
+
+class ConvolutionNormalization(StrEnum):
+    """What stands between a convolution and its activation."""
+
+    NONE = "none"
+    BATCH = "batch"
+
+
+class CNN(Network):
+    """A plain convolutional network on images: convolutions with pooling, then dense layers.
+
+    The features are one array of images, [height, width] or [height, width, channels] a row, or single columns whose
+    `image` shape is given. Not convex: answers are checked by training again from scratch, with several seeds.
+    Strengths per `model`, `layer`, `tensor` or `parameter`.
+    """
+
+    kind: Literal["cnn"] = "cnn"
+    image: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=2, max_length=3)] | None = Field(
+        default=None,
+        description="Height, width and, if more than one, channels of the image that the features of a row are, row "
+        "by row; null: the shape of the one array that is the features.",
+        examples=[[8, 8]],
+    )
+    channels: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=1, max_length=32)] = Field(
+        default=[16, 32], description="Channels that each convolution gives."
+    )
+    kernel: Annotated[int, Field(ge=1, le=15)] = Field(
+        default=3, description="Side of a convolution's square; odd, so that images keep their size."
+    )
+    pool: Annotated[int, Field(ge=1, le=8)] = Field(
+        default=2, description="Side of the squares of which the largest value is kept after each convolution."
+    )
+    widths: Annotated[list[Width], Field(max_length=32)] = Field(
+        default=[64], description="Units of each hidden dense layer after the convolutions."
+    )
+    activation: Activation = Field(default=Activation.RELU, strict=False)
+    normalization: ConvolutionNormalization = Field(default=ConvolutionNormalization.NONE, strict=False)
+
+    @model_validator(mode="after")
+    def _kernel_is_odd(self) -> Self:
+        if self.kernel % 2 == 0:
+            raise wrong_at("kernel", "the kernel's side must be odd, so that images keep their size")
+        return self
 
 
 class ImagePrior(StrEnum):
@@ -104,7 +156,7 @@ class Denoiser(Spec):
     )
 
 
-ModelSpec = Annotated[LinearModel | MLP | Denoiser, Field(discriminator="kind")]
+ModelSpec = Annotated[LinearModel | MLP | CNN | Denoiser, Field(discriminator="kind")]
 
-NETWORKS = (MLP,)
+NETWORKS = (MLP, CNN)
 """Models that are trained by mini-batches, for so many steps; the others are solved to a tolerance."""

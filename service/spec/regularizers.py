@@ -5,7 +5,21 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from service.spec.base import Spec, wrong_at
-from service.spec.hyperparameters import ImagePriorStrength, Positive, Smoothing, SparseStrength, Strength
+from service.spec.hyperparameters import (
+    Amount,
+    Count,
+    DropoutProbability,
+    ImagePriorStrength,
+    Length,
+    Positive,
+    Probability,
+    Shift,
+    Smear,
+    Smoothing,
+    SparseStrength,
+    Spread,
+    Strength,
+)
 
 
 class L2(Spec):
@@ -63,8 +77,8 @@ class FieldOfExperts(Spec):
     """Learned filters: adds λ Σ_k w_k Σ_pixels √((f_k ∗ x)² + ν_k²) to ½‖x − y‖² of each image.
 
     Learned are λ, `field_of_experts`; the weights w, `.weights`; the smoothings ν, `.smoothing`; and the filters f
-    themselves, `.filters`, which start at random with zero mean. Source: Roth & Black (2009); convex potentials and
-    parametrisation as in Salehi et al. (2023).
+    themselves, `.filters`, which start near a cosine basis without its constant. Source: Roth & Black (2009); convex
+    potentials and parametrisation as in Salehi et al. (2023).
     """
 
     kind: Literal["field_of_experts"] = "field_of_experts"
@@ -86,4 +100,106 @@ class FieldOfExperts(Spec):
         return self
 
 
-RegularizerSpec = Annotated[L2 | L1 | TV | FieldOfExperts, Field(discriminator="kind")]
+class Dropout(Spec):
+    """Dropout before every linear map but the first: of units, and of whole channels of images.
+
+    Source: Srivastava et al. (2014), "Dropout: a simple way to prevent neural networks from overfitting".
+    """
+
+    kind: Literal["dropout"] = "dropout"
+    strength: DropoutProbability = DropoutProbability()
+
+    @property
+    def numbers(self) -> tuple[Amount, ...]:
+        """All that can be learned or fixed."""
+        return (self.strength,)
+
+
+class InputDropout(Spec):
+    """Dropout of features: each is set to zero with this probability, and the others grow in proportion."""
+
+    kind: Literal["input_dropout"] = "input_dropout"
+    strength: Probability = Probability()
+
+    @property
+    def numbers(self) -> tuple[Amount, ...]:
+        """All that can be learned or fixed."""
+        return (self.strength,)
+
+
+class LabelSmoothing(Spec):
+    """Targets that give this much of the true class's probability to all classes alike.
+
+    Source: Szegedy et al. (2016), "Rethinking the Inception architecture".
+    """
+
+    kind: Literal["label_smoothing"] = "label_smoothing"
+    strength: Smear = Smear()
+
+    @property
+    def numbers(self) -> tuple[Amount, ...]:
+        """All that can be learned or fixed."""
+        return (self.strength,)
+
+
+class InputNoise(Spec):
+    """Gaussian noise on the features, of this standard deviation. Source: Bishop (1995)."""
+
+    kind: Literal["input_noise"] = "input_noise"
+    strength: Spread = Spread()
+
+    @property
+    def numbers(self) -> tuple[Amount, ...]:
+        """All that can be learned or fixed."""
+        return (self.strength,)
+
+
+class Augmentation(Spec):
+    """Random changes of training images, of learned size: null leaves one out.
+
+    `translation`: up to this fraction of each side; `brightness`: a shift, in units of an image's own standard
+    deviation; `contrast`: a factor between 1 − c and 1 + c.
+    """
+
+    kind: Literal["augmentation"] = "augmentation"
+    translation: Shift | None = Shift()
+    brightness: Amount | None = Amount()
+    contrast: Amount | None = Amount()
+
+    @property
+    def numbers(self) -> tuple[Amount, ...]:
+        """All that can be learned or fixed."""
+        return tuple(number for number in (self.translation, self.brightness, self.contrast) if number is not None)
+
+    @model_validator(mode="after")
+    def _something_is_augmented(self) -> Self:
+        if not self.numbers:
+            raise wrong_at("translation", "nothing is augmented: take one of translation, brightness and contrast")
+        return self
+
+
+class Cutout(Spec):
+    """Squares of training images set to zero: how many, and how long their sides are. Both are whole numbers.
+
+    Source: DeVries & Taylor (2017), "Improved regularization of convolutional neural networks with cutout".
+    """
+
+    kind: Literal["cutout"] = "cutout"
+    length: Length = Length()
+    holes: Count = Count()
+
+    @property
+    def numbers(self) -> tuple[Count, ...]:
+        """All that can be learned or fixed."""
+        return (self.length, self.holes)
+
+
+NoiseSpec = Dropout | InputDropout | LabelSmoothing | InputNoise | Augmentation | Cutout
+
+NOISES = (Dropout, InputDropout, LabelSmoothing, InputNoise, Augmentation, Cutout)
+"""Regularizers that act by chance on training rows; the others are penalties."""
+
+RegularizerSpec = Annotated[
+    L2 | L1 | TV | FieldOfExperts | Dropout | InputDropout | LabelSmoothing | InputNoise | Augmentation | Cutout,
+    Field(discriminator="kind"),
+]

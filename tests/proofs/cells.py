@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Final, get_args
 
 import numpy as np
-from pydantic import JsonValue
+from pydantic import JsonValue, ValidationError
 
 from service.spec.capabilities import CAPABILITIES, FOLDS, GRANULARITIES
 from service.spec.job import JobSpec
@@ -20,11 +20,15 @@ IMAGES: Final = "images"
 
 _WINE: Final[Body] = {"dataset": "builtin:wine"}
 
-_DATA: Final[Mapping[str, Body]] = {"denoiser": {"dataset": IMAGES, "target": "clean"}}
+_DATA: Final[Mapping[str, Body]] = {
+    "cnn": {"dataset": "builtin:digits"},
+    "denoiser": {"dataset": IMAGES, "target": "clean"},
+}
 """What models learn from that cannot learn from rows of numbers."""
 
 _MODELS: Final[Mapping[str, Body]] = {
     "mlp": {"widths": [6], "activation": "tanh", "batch_size": 32, "epochs": 3},
+    "cnn": {"image": [8, 8], "channels": [2], "widths": [4], "activation": "tanh", "batch_size": 128, "epochs": 1},
 }
 
 _BOX: Final[Body] = {"init": 0.02, "low": 1e-3, "high": 1.0}
@@ -103,9 +107,10 @@ def more_cells() -> Iterator[Cell]:
         if _has_granularity(cell):
             for per in sorted(GRANULARITIES[cell.model]):
                 # A grid over many strengths has too many points.
-                if per != "model" and (cell.method != "grid" or per in ("class", "layer")):
-                    yield replace(cell, per=str(per))
-        if cell.model in FOLDS:
+                finer = replace(cell, per=str(per))
+                if per != "model" and (cell.method != "grid" or per in ("class", "layer")) and _is_accepted(finer):
+                    yield finer
+        if cell.model in FOLDS and _is_accepted(replace(cell, split="kfold")):
             yield replace(cell, split="kfold")
         yield from (replace(cell, solver=kind) for kind in _solvers(cell))
         yield replace(cell, precision="float32")
@@ -143,6 +148,14 @@ def _solvers(cell: Cell) -> Iterator[str]:
         # An approximate solver of a convex problem is a thing of `implicit`.
         if kind != default.kind and (cell.method == "implicit" or kind in exact):
             yield kind
+
+
+def _is_accepted(cell: Cell) -> bool:
+    try:
+        JobSpec.model_validate(cell.body())
+    except ValidationError:
+        return False
+    return True
 
 
 def _has_granularity(cell: Cell) -> bool:

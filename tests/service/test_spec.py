@@ -94,9 +94,10 @@ def test_a_minimal_specification_has_every_default_filled_in():
         ({"regularizers": [{"kind": "l2", "strength": {"fixed": 0.1}}]}, ("regularizers",)),
         ({"regularizers": [{"kind": "l3"}]}, ("regularizers", 0)),
         ({"model": {"kind": "forest"}}, ("model",)),
+        ({"model": {"kind": ["mlp"]}}, ("model",)),
         ({"model": {"kind": "linear", "widths": [3]}}, ("model", "linear", "widths")),
         ({"model": {"kind": "mlp", "widths": []}}, ("model", "mlp", "widths")),
-        ({"method": {"kind": "stn"}}, ("method",)),
+        ({"method": {"kind": "guess"}}, ("method",)),
         ({"objective": {"loss": "squared_error"}}, ("objective", "loss")),
         (
             {"data": {"dataset": "d", "split": {"kind": "holdout", "valid": 0.6, "test": 0.4}}},
@@ -132,6 +133,23 @@ MLP: dict[str, JsonValue] = {"model": {"kind": "mlp"}}
         ({"method": {"kind": "implicit", "burn_in": 5}}, "method/burn_in"),
         ({"method": {"kind": "maid"}, "regularizers": [{"kind": "l1"}]}, "method/kind"),
         ({**MLP, "regularizers": [{"kind": "l1"}]}, "method/kind"),
+        ({"method": {"kind": "stn"}, "model": {"kind": "linear", "intercept": False}}, "model/intercept"),
+        ({"method": {"kind": "stn"}, "data": {"dataset": "d", "split": {"kind": "kfold"}}}, "data/split/kind"),
+        (
+            {**MLP, "method": {"kind": "stn"}, "regularizers": [{"kind": "l2", "strength": {"per": "parameter"}}]},
+            "regularizers/0/strength/per",
+        ),
+        ({**MLP, "method": {"kind": "stn"}, "regularizers": [{"kind": "dropout"}] * 2}, "regularizers/1/kind"),
+        (
+            {
+                **MLP,
+                "method": {"kind": "stn"},
+                "loss": "squared_error",
+                "regularizers": [{"kind": "label_smoothing"}],
+            },
+            "regularizers/0/kind",
+        ),
+        ({"model": {"kind": "cnn", "kernel": 4}}, "kernel"),
         ({**DENOISER, "loss": "cross_entropy"}, "loss"),
         ({**DENOISER, "regularizers": [{"kind": "l2"}]}, "method/kind"),
         ({**DENOISER, "regularizers": [{"kind": "field_of_experts"}]}, "regularizers"),
@@ -179,7 +197,7 @@ def test_an_approximate_solver_is_given_a_step_that_can_use_it():
 
 def test_a_refused_pair_names_the_methods_that_would_take_it():
     assert refusal("implicit", "linear", ["l2"]) is None
-    assert "hoag" in (refusal("stn", "linear", ["l2"]) or "")
+    assert "hoag" in (refusal("stn", "linear", ["l1"]) or "")
     assert "no method" in (refusal("hoag", "linear", ["tv"]) or "")
 
 

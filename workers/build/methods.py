@@ -8,6 +8,7 @@ from service.spec.linear import LinearSolverSpec
 from service.spec.methods import AdamStep, OuterStepSpec, QuasiNewtonStep
 from workers.build.searches import build_convex_trainer, build_search
 from workers.build.solvers import build_solver
+from workers.data.errors import BadData
 from workers.learn.inner.lbfgs import LBFGS
 from workers.learn.inner.reduced_newton import ReducedNewton
 from workers.learn.linear.base import AbstractLinearSolver
@@ -56,6 +57,8 @@ def build_method(spec: JobSpec, *, size: int, has_kinks: bool = False) -> AnyMet
             )
         case specs.MAID():
             return _any(MAID(initial_accuracy=method.initial_accuracy, tolerance=spec.budget.tolerance))
+        case specs.STN():
+            raise BadData("method 'stn' is for models that are trained by mini-batches")
         case specs.Grid() | specs.RandomSearch() | specs.TPE():
             return build_search(method, build_convex_trainer(tolerance=spec.budget.tolerance, has_kinks=has_kinks))
         case _:

@@ -5,24 +5,34 @@ from typing import Final, assert_never, cast
 
 import numpy as np
 
+from service.network_sizes import image_shape
 from service.spec import methods as specs
 from service.spec.job import JobSpec
 from service.spec.linear import CGSolver, NeumannSolver
-from service.spec.models import MLP, Activation, Normalization
+from service.spec.models import CNN, MLP, Activation, LinearModel
 from service.spec.regularizers import L2
 from service.spec.training import AdamOptimizer, OptimizerSpec, SGDOptimizer, TrainingSchedule
+from service.task import Refusal
 from workers.build.granularity import per_of
 from workers.build.linear import loss_name
 from workers.build.methods import build_outer
 from workers.build.names import strength_names
+from workers.build.noises import build_noises
 from workers.build.precision import build_dtype
 from workers.build.searches import build_search
 from workers.build.solvers import build_solver
 from workers.data.errors import BadData
 from workers.data.load import LoadedData
+from workers.learn.linear.neumann import Neumann
 from workers.learn.methods.implicit_online import ImplicitOnline
+from workers.learn.methods.stn import STN
+from workers.learn.methods.stn_polish import Polish
+from workers.learn.methods.stn_state import Variant
 from workers.learn.models import mlp as networks
+from workers.learn.models.cnn import Block, cnn
+from workers.learn.models.image_shape import ImageShape
 from workers.learn.models.network import Network
+from workers.learn.outer.adam import Adam
 from workers.learn.outer.quasi_newton import QuasiNewton
 from workers.learn.problems.linear_data import Examples, L2Term
 from workers.learn.problems.network import NetworkProblem
@@ -35,24 +45,54 @@ from workers.study import AnyMethod
 
 _USUAL_DAMPING: Final = 1e-3
 
+_USUAL_BATCH: Final = 128
+_LINEAR_RATE: Final = 1e-2
+_LINEAR_EPOCHS: Final = 40
+"""How linear models are trained where the method is one for networks: their specification does not say."""
 
-def build_network(spec: JobSpec, model: MLP, data: LoadedData, *, device: str) -> NetworkProblem:
+
+NetworkSpec = MLP | CNN | LinearModel
+"""What is trained by mini-batches: also a linear model, as a network without hidden layers, by `stn`."""
+
+
+def build_network(spec: JobSpec, model: NetworkSpec, data: LoadedData, *, device: str) -> NetworkProblem:
     """Return the problem that a job poses on its data, with all arrays on `device`.
 
     Raises:
         LearnError: the data does not fit the model.
+        BadData: rows are not the images that the model is for.
     """
     parts = data.parts
+    image = _image(model, data)
 
     def make(inputs: int, outputs: int) -> Network:
-        return networks.mlp(
-            model.widths,
-            activation=_activation(model.activation),
-            normalization=_normalization(model.normalization),
-            inputs=inputs,
-            outputs=outputs,
-        )
+        match model:
+            case CNN():
+                assert image is not None  # noqa: S101 (a CNN has one)
+                return cnn(
+                    [Block(channels, model.kernel, model.pool) for channels in model.channels],
+                    model.widths,
+                    shape=image,
+                    activation=_activation(model.activation),
+                    normalization=networks.Normalization(model.normalization.value),
+                    outputs=outputs,
+                )
+            case MLP():
+                return networks.mlp(
+                    model.widths,
+                    activation=_activation(model.activation),
+                    normalization=networks.Normalization(model.normalization.value),
+                    inputs=inputs,
+                    outputs=outputs,
+                )
+            case LinearModel():
+                relu, none = networks.Activation.RELU, networks.Normalization.NONE
+                return networks.mlp([], activation=relu, normalization=none, inputs=inputs, outputs=outputs)
+            case _:
+                assert_never(model)
 
+    layers = 1 + (0 if isinstance(model, LinearModel) else len(model.widths))
+    layers += len(model.channels) if isinstance(model, CNN) else 0
     return network_problem(
         make,
         train=_examples(data, parts.train),
@@ -60,11 +100,21 @@ def build_network(spec: JobSpec, model: MLP, data: LoadedData, *, device: str) -
         test=None if parts.test is None else _examples(data, parts.test),
         loss=loss_name(spec.loss),
         terms=build_network_terms(spec),
-        batch_size=min(model.batch_size, len(parts.train)),
+        batch_size=min(_USUAL_BATCH if isinstance(model, LinearModel) else model.batch_size, len(parts.train)),
         dtype=build_dtype(spec),
         device=device,
         classes=None if data.class_names is None else len(data.class_names),
+        noises=build_noises(spec, layers=layers, image=image),
     )
+
+
+def _image(model: NetworkSpec, data: LoadedData) -> ImageShape | None:
+    if not isinstance(model, CNN):
+        return None
+    shape = image_shape(model, data.task)
+    if isinstance(shape, Refusal):
+        raise BadData(f"{shape.pointer}: {shape.detail}")
+    return ImageShape(*shape)
 
 
 def build_network_terms(spec: JobSpec) -> list[L2Term]:
@@ -83,8 +133,10 @@ def build_network_terms(spec: JobSpec) -> list[L2Term]:
     return terms
 
 
-def build_training(model: MLP, *, steps: int) -> Training:
+def build_training(model: NetworkSpec, *, steps: int) -> Training:
     """Return how a network is trained; a schedule that falls has fallen after `steps`."""
+    if isinstance(model, LinearModel):
+        return Training(optimizers.Adam(_LINEAR_RATE), Cosine(total=steps))
     schedule: AbstractSchedule
     match model.schedule:
         case TrainingSchedule.CONSTANT:
@@ -96,13 +148,14 @@ def build_training(model: MLP, *, steps: int) -> Training:
     return Training(_optimizer(model.optimizer), schedule)
 
 
-def build_trainer(model: MLP, problem: NetworkProblem) -> NetworkTrainer:
+def build_trainer(model: NetworkSpec, problem: NetworkProblem) -> NetworkTrainer:
     """Return one training from scratch: a trial of a search, and each training that checks an answer."""
-    steps = model.epochs * problem.steps_per_epoch
+    epochs = _LINEAR_EPOCHS if isinstance(model, LinearModel) else model.epochs
+    steps = epochs * problem.steps_per_epoch
     return NetworkTrainer(build_training(model, steps=steps), steps)
 
 
-def build_network_method(spec: JobSpec, model: MLP, problem: NetworkProblem) -> AnyMethod:
+def build_network_method(spec: JobSpec, model: NetworkSpec, problem: NetworkProblem) -> AnyMethod:
     """Return the method of a job on a network."""
     method = spec.method
     match method:
@@ -123,12 +176,41 @@ def build_network_method(spec: JobSpec, model: MLP, problem: NetworkProblem) -> 
                     burn_in=burn_in,
                 ),
             )
+        case specs.STN():
+            return cast("AnyMethod", _self_tuning(spec, method, model, problem))
         case specs.Grid() | specs.RandomSearch() | specs.TPE():
             return build_search(method, build_trainer(model, problem))
         case specs.HOAG() | specs.MAID():
             raise BadData(f"method {method.kind!r} needs a model that is solved to a tolerance")
         case _:
             assert_never(method)
+
+
+def _self_tuning(spec: JobSpec, method: specs.STN, model: NetworkSpec, problem: NetworkProblem) -> STN:
+    # What is left of the steps after a twentieth of them is for the self-tuning itself.
+    polish_steps = max(spec.budget.outer_steps // 20, 1) if method.polish and spec.budget.outer_steps > 1 else 0
+    steps = spec.budget.outer_steps - polish_steps
+    training = build_training(model, steps=max(steps, 1) * problem.steps_per_epoch)
+    polish = ImplicitOnline(
+        training=training,
+        solver=Neumann(terms=10, alpha=None),
+        outer=Adam(rate=method.learning_rate),
+        burn_in=0,
+    )
+    return STN(
+        training=training,
+        response=training.optimizer,
+        steps=steps,
+        variant=Variant(method.variant.value),
+        outer=Adam(rate=method.learning_rate),
+        training_steps=method.training_steps,
+        strength_steps=method.strength_steps,
+        warm_up=method.warm_up,
+        sigma=method.perturbation,
+        learn_sigma=method.learn_perturbation,
+        entropy=method.entropy,
+        polish=Polish(polish, polish_steps) if polish_steps else None,
+    )
 
 
 def _damping(method: specs.Implicit) -> float:
@@ -148,10 +230,6 @@ def _optimizer(spec: OptimizerSpec) -> optimizers.AbstractOptimizer:
 
 def _activation(kind: Activation) -> networks.Activation:
     return networks.Activation(kind.value)
-
-
-def _normalization(kind: Normalization) -> networks.Normalization:
-    return networks.Normalization(kind.value)
 
 
 def _examples(data: LoadedData, rows: Sequence[int] | np.ndarray) -> Examples:

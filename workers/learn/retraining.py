@@ -145,14 +145,19 @@ def retrain(
 def _moved(problem: NetworkProblem, raw: Tensor, place: int | None, factor: float) -> Tensor:
     """Return the answer with one natural value, or with all of them, multiplied by a factor, inside the box."""
     space = problem.space
-    natural = torch.cat([part.reshape(-1) for part in space.constrain(raw).values()])
-    if place is None:
-        natural = natural * factor
-    else:
-        natural = natural.clone()
+    before = torch.cat([part.reshape(-1) for part in space.constrain(raw).values()])
+    natural = before * factor if place is None else before.clone()
+    if place is not None:
         natural[place] *= factor
     parts = torch.split(natural, [block.size for block in space.blocks])
-    named = {block.name: part.reshape(block.shape) for block, part in zip(space.blocks, parts, strict=True)}
+    # Beyond the box a value may be outside of its domain.
+    inside = [
+        part.clamp(-math.inf if block.low is None else block.low, math.inf if block.high is None else block.high)
+        for part, block in zip(parts, space.blocks, strict=True)
+    ]
+    if torch.equal(torch.cat(inside), before):
+        return raw
+    named = {block.name: part.reshape(block.shape) for block, part in zip(space.blocks, inside, strict=True)}
     moved = space.clamp(space.unconstrain(named))
     # What a way through natural values and back only rounds has not moved.
     return torch.where((moved - raw).abs() <= 1e-5, raw, moved)

@@ -10,11 +10,10 @@ from torch import Tensor
 
 from service.records import DatasetRecord, FileRecord, JsonObject
 from service.spec.job import JobSpec
-from service.spec.models import MLP
 from service.spec.regularizers import L2
 from workers.build.granularity import per_of
 from workers.build.names import strength_names
-from workers.build.networks import build_network, build_network_method, build_trainer
+from workers.build.networks import NetworkSpec, build_network, build_network_method, build_trainer
 from workers.data.load import LoadedData, load
 from workers.learn.method import Answer, State, TrajectoryPoint, natural_values
 from workers.learn.models.groups import groups
@@ -36,7 +35,9 @@ from workers.report import (
 from workers.study import AbstractConclusion, AbstractStudy, AnyMethod
 
 
-def begin_mlp(spec: JobSpec, model: MLP, dataset: DatasetRecord, path: Path | None, *, device: str) -> "NetworkStudy":
+def begin_network(
+    spec: JobSpec, model: NetworkSpec, dataset: DatasetRecord, path: Path | None, *, device: str
+) -> "NetworkStudy":
     """Return the study of a job on networks: see `BeginStudy`."""
     data = load(spec.data, dataset, path, loss=spec.loss, seed=spec.seed)
     return NetworkStudy(spec, model, data, device=device)
@@ -46,7 +47,7 @@ def begin_mlp(spec: JobSpec, model: MLP, dataset: DatasetRecord, path: Path | No
 class NetworkStudy(AbstractStudy):
     """A job on a network."""
 
-    def __init__(self, spec: JobSpec, model: MLP, data: LoadedData, *, device: str) -> None:
+    def __init__(self, spec: JobSpec, model: NetworkSpec, data: LoadedData, *, device: str) -> None:
         """Put the pieces together."""
         self._spec = spec
         self._model = model
@@ -81,7 +82,7 @@ class NetworkConclusion(AbstractConclusion):
     def __init__(
         self,
         spec: JobSpec,
-        model: MLP,
+        model: NetworkSpec,
         data: LoadedData,
         problem: NetworkProblem,
         answer: Answer,
@@ -140,7 +141,7 @@ class NetworkConclusion(AbstractConclusion):
         return named
 
 
-def network_file(spec: JobSpec, model: MLP, data: LoadedData, weights: Mapping[str, Tensor]) -> bytes:
+def network_file(spec: JobSpec, model: NetworkSpec, data: LoadedData, weights: Mapping[str, Tensor]) -> bytes:
     """`weights.safetensors`: all that is needed to predict from raw features.
 
     Tensors: the parameters and normalization statistics by their names in the network, and `mean`, `scale` [d] of the
