@@ -120,7 +120,7 @@ class ELBo(AbstractMethod[VariationalProblem, ElboState]):
     def init(self, problem: VariationalProblem, *, seed: int) -> ElboState:
         """See `AbstractMethod.init`."""
         objective = self._objective(problem)
-        mean = problem.initial_weights(seed)
+        mean = objective.rows.initial_weights(seed)
         raw = inverse_softplus(torch.tensor(self.initial_scale, dtype=torch.float64)).to(mean)
         parts = [mean, raw.expand(objective.scales)]
         if objective.rows.targets is not None:
@@ -231,7 +231,8 @@ class ELBo(AbstractMethod[VariationalProblem, ElboState]):
         )
         spent = self.samples * len(self.candidates)
         # A look at rows is half a gradient of as many.
-        return replace(state, scores=scores.nan_to_num(math.inf), cost=state.cost + Cost(gradients=math.ceil(spent / 2)))
+        cost = state.cost + Cost(gradients=math.ceil(spent / 2))
+        return replace(state, scores=scores.nan_to_num(math.inf), cost=cost)
 
     def _found(self, objective: "_Objective", state: ElboState, k: int) -> Found:
         unpacked = objective.unpack(state.variables[k : k + 1])

@@ -52,7 +52,7 @@ class Network:
     inputs: int
     outputs: int
     origin: Tensor | None = None
-    """[p], of the dtype and device of the run: what `w` counts from, so that a penalty on it draws there; None for 0."""
+    """[p], of the run's dtype and device: what `w` counts from, so that penalties on it draw there; None for zero."""
     start: Tensor | None = None
     """[p]: added to what the slots say of the start; None for nothing."""
 

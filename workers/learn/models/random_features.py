@@ -59,7 +59,7 @@ def rff_gp(
 
     Parameters are called `weight` [c, R], `bias` [c], which no prior is for unless biases have one and which is the
     constant mean of the process, `raw_lengthscale` [1] or [d] and `raw_outputscale` [1], which never have one. Weights
-    start at zero.
+    start Gaussian with variance 1/R.
 
     Args:
         inputs: d.
@@ -82,7 +82,7 @@ def rff_gp(
     scales = inputs if per_feature else 1
     module = RandomFeatures(frequencies, phases, outputs=outputs, scales=scales)
     slots = (
-        Slot("weight", (outputs, features), 0, Role.WEIGHT, 0.0, 0.0),
+        Slot("weight", (outputs, features), 0, Role.WEIGHT, 0.0, features**-0.5),
         Slot("bias", (outputs,), 0, Role.BIAS, 0.0, 0.0),
         Slot("raw_lengthscale", (scales,), 0, Role.KERNEL, inverse_softplus(lengthscale), 0.0),
         Slot("raw_outputscale", (1,), 0, Role.KERNEL, inverse_softplus(outputscale), 0.0),

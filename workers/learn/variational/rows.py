@@ -46,6 +46,10 @@ class AbstractRows(ABC):
         """The targets [n, c] where the loss is ½ ‖z − y‖², and there is noise to be learned; None elsewhere."""
 
     @abstractmethod
+    def initial_weights(self, seed: int) -> Tensor:
+        """Return means to start from, [p]: not zero, where the best prior variance holds them fast."""
+
+    @abstractmethod
     def initial_buffers(self) -> Tensor:
         """Return normalization statistics before anything was seen, [b]."""
 
@@ -97,6 +101,10 @@ class NetworkRows(AbstractRows):
         problem = self._problem
         return problem.train.y.view(problem.train.rows, -1) if isinstance(problem.loss, Squared) else None
 
+    def initial_weights(self, seed: int) -> Tensor:
+        """See `AbstractRows.initial_weights`: those of the network."""
+        return self._problem.initial_weights(seed)
+
     def initial_buffers(self) -> Tensor:
         """See `AbstractRows.initial_buffers`."""
         return self._problem.initial_buffers()
@@ -147,6 +155,13 @@ class LinearRows(AbstractRows):
         """See `AbstractRows.targets`."""
         problem = self._problem
         return problem.train.y.view(self.count, -1) if isinstance(problem.loss, Squared) else None
+
+    def initial_weights(self, seed: int) -> Tensor:
+        """See `AbstractRows.initial_weights`: those of a network's last layer."""
+        layout, w = self._problem.layout, self._problem.initial_weights(seed)
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.randn(layout.coefficients, generator=generator, dtype=torch.float64) * layout.features**-0.5
+        return torch.cat([drawn.to(w), w[layout.coefficients :]])
 
     def initial_buffers(self) -> Tensor:
         """See `AbstractRows.initial_buffers`: none."""
