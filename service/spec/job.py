@@ -47,7 +47,7 @@ class Budget(Spec):
     """When to stop."""
 
     outer_steps: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
-        default=100, description="Steps 0, 1, … of the strengths, at most this many."
+        default=100, description="Steps 0, 1, … of the strengths, or trials of a search: at most this many."
     )
     wall_seconds: Annotated[float, Field(gt=0, le=30 * 86_400)] = Field(
         default=3600.0, description="Time that the job may run, over all its attempts; then it fails."
@@ -57,7 +57,8 @@ class Budget(Spec):
     )
     tolerance: Annotated[float, Field(ge=1e-12, lt=1)] = Field(
         default=1e-5,
-        description="Stop when the projected hypergradient has fallen to this, relative to the loss.",
+        description="Stop when the projected hypergradient has fallen to this, relative to the loss; with one strength, "
+        "when no more than this is left to gain. Networks and searches go on to the last of outer_steps.",
     )
 
 
