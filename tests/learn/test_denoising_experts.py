@@ -14,6 +14,7 @@ from workers.learn.linear.cg import CG
 from workers.learn.method import run
 from workers.learn.methods.maid import MAID
 from workers.learn.problems.denoising import denoise
+from workers.learn.regularizers import filters
 from workers.learn.regularizers.filters import FilterBank, cosine_filters
 from workers.learn.regularizers.image import Quantity
 from workers.learn.verification import directional_check, random_direction
@@ -75,6 +76,18 @@ def test_transposes_are_transposes_at_every_border(size, shape):
     assert float(moved) == pytest.approx(float((f * bank.weights_of(x, u)).sum()), rel=1e-12)
 
 
+@pytest.mark.parametrize("cached", [1, 150, 1000])
+def test_working_in_strips_changes_nothing(cached, monkeypatch):
+    problem = expert_problem(5, 9, 8, 2, count=3, size=4)
+    raw, w, v = raw_of(problem), problem.initial_weights(0), somewhere(720, 1)
+    whole = problem.oracle().inner(w, raw), problem.oracle().hvp(w, raw)(v)
+    monkeypatch.setattr(filters, "_CACHED", cached)
+    strips = problem.oracle().inner(w, raw), problem.oracle().hvp(w, raw)(v)
+    torch.testing.assert_close(strips[0].value, whole[0].value, rtol=1e-13, atol=0)
+    torch.testing.assert_close(strips[0].gradient, whole[0].gradient, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(strips[1], whole[1], rtol=1e-12, atol=1e-14)
+
+
 def test_an_image_is_continued_by_its_mirror_image():
     shift = torch.zeros(1, 3, 3, dtype=torch.float64)
     shift[0, 0, 0] = 1.0  # looks up and to the left
@@ -129,18 +142,18 @@ def test_the_gain_is_an_upper_bound_and_a_near_one():
 
 
 def test_filters_start_near_cosines_without_a_mean():
-    filters = cosine_filters(10, 3, seed=1)
-    assert filters.shape == (10, 3, 3)
-    torch.testing.assert_close(filters.mean((1, 2)), torch.zeros(10, dtype=torch.float64), rtol=0, atol=1e-15)
-    torch.testing.assert_close(filters.flatten(1).norm(dim=1), torch.ones(10, dtype=torch.float64))
-    gram = filters[:8].flatten(1) @ filters[:8].flatten(1).T
+    found = cosine_filters(10, 3, seed=1)
+    assert found.shape == (10, 3, 3)
+    torch.testing.assert_close(found.mean((1, 2)), torch.zeros(10, dtype=torch.float64), rtol=0, atol=1e-15)
+    torch.testing.assert_close(found.flatten(1).norm(dim=1), torch.ones(10, dtype=torch.float64))
+    gram = found[:8].flatten(1) @ found[:8].flatten(1).T
     # A tenth of noise on each of two orthogonal filters.
     torch.testing.assert_close(gram, torch.eye(8, dtype=torch.float64), rtol=0, atol=0.2)
-    assert torch.equal(filters, cosine_filters(10, 3, seed=1))
-    assert not torch.equal(filters, cosine_filters(10, 3, seed=2))
+    assert torch.equal(found, cosine_filters(10, 3, seed=1))
+    assert not torch.equal(found, cosine_filters(10, 3, seed=2))
     row = torch.tensor([1.0, 0.0, -1.0], dtype=torch.float64)
     across = torch.outer(torch.ones(3, dtype=torch.float64), row) / math.sqrt(6.0)
-    assert float((filters[0] * across).sum()) > 0.98
+    assert float((found[0] * across).sum()) > 0.98
 
 
 @pytest.mark.parametrize(("shape", "bank"), CASES)

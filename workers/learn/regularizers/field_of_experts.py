@@ -55,21 +55,33 @@ class FieldOfExperts(AbstractImageRegularizer):
     def value_and_gradient(self, x: Tensor, hyper: Hyper) -> tuple[Tensor, Tensor]:
         """See `AbstractImageRegularizer.value_and_gradient`."""
         at = self._at(hyper, x)
-        # Passes over the responses, of which there are many more than pixels, cost as much as the filters do: what
-        # `Modulus` says, in place, with the scales moved into the filters of the way back.
-        response = at.bank(_single(x))
-        root = response.square().add_(at.nu.square()).sqrt_()
-        pixels = response.shape[0] * response.shape[2] * response.shape[3]
-        excess = root.sum((0, 2, 3)) - pixels * at.nu.reshape(-1)
-        slope = response.div_(root)
-        scaled = FilterBank(at.scales * at.bank.filters)
-        return torch.dot(at.scales.reshape(-1), excess), scaled.transposed(slope).reshape(x.shape)
+        roots = torch.zeros_like(at.weights)
+
+        def slope(_: int, responses: Tensor) -> Tensor:
+            # `Modulus` in place: passes over the responses cost as much as the filters do.
+            root = responses.square().add_(at.nu.square()).sqrt_()
+            roots.add_(root.sum((0, 2, 3)))
+            return responses.mul_(at.scales).div_(root)
+
+        gradient = at.bank.there_and_back(_single(x), slope).reshape(x.shape)
+        return torch.dot(at.scales.reshape(-1), roots - x.numel() * at.nu.reshape(-1)), gradient
 
     def curvature(self, x: Tensor, hyper: Hyper) -> Callable[[Tensor], Tensor]:
         """See `AbstractImageRegularizer.curvature`."""
         at = self._at(hyper, x)
-        diagonal = at.scales * Modulus(at.bank(_single(x)), at.nu).curvature
-        return lambda v: at.bank.transposed(at.bank(_single(v)).mul_(diagonal)).reshape(v.shape)
+        diagonals: list[Tensor] = []
+
+        def keep(_: int, responses: Tensor) -> Tensor:
+            diagonals.append(at.scales * Modulus(responses, at.nu).curvature)
+            return responses
+
+        at.bank.there_and_back(_single(x), keep)
+
+        def product(v: Tensor) -> Tensor:
+            found = at.bank.there_and_back(_single(v), lambda place, responses: responses.mul_(diagonals[place]))
+            return found.reshape(v.shape)
+
+        return product
 
     def cross(self, x: Tensor, hyper: Hyper, q: Tensor) -> Mapping[str, Tensor]:
         """See `AbstractImageRegularizer.cross`."""

@@ -1,6 +1,7 @@
 """Banks of small filters on images: responses with symmetric borders, their transpose, and bounds of their norms."""
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, final
 
@@ -11,6 +12,9 @@ from torch.nn.functional import conv2d, conv_transpose2d
 from torch.nn.grad import conv2d_weight
 
 from workers.learn.errors import LearnError
+
+_CACHED: Final = 1 << 18
+"""Responses that are worked on at a time: 2 MiB in float64."""
 
 _GRID: Final = 128
 """Frequencies per direction at which a filter's gain is looked at: at least 8 to a period of its finest ripple."""
@@ -35,6 +39,25 @@ class FilterBank:
             LearnError: the images are smaller than the filters' margin.
         """
         return conv2d(self._continued(x), self.filters[:, None])
+
+    def there_and_back(self, x: Tensor, between: Callable[[int, Tensor], Tensor]) -> Tensor:
+        """Return Σ_k A_kᵀ u_k, [m, 1, h, w], where u is what `between` makes of the responses A x.
+
+        On a CPU the responses are made, changed and taken back a strip at a time, images and rows of them, so that
+        they never leave its cache: they are as many times the pixels as there are filters.
+
+        Args:
+            x: single-channel images, [m, 1, h, w].
+            between: (number of the strip, its responses [m′, k, h′, w]) ↦ u of the same shape; may work in place.
+        """
+        continued = self._continued(x)
+        filters, more = self.filters[:, None], self.filters.shape[-1] - 1
+        result = torch.zeros_like(continued)
+        for place, (images, rows) in enumerate(self._strips(x)):
+            seen = slice(rows.start, rows.stop + more)
+            responses = conv2d(continued[images, :, seen], filters)
+            result[images, :, seen] += conv_transpose2d(between(place, responses), filters)
+        return self._folded(result)
 
     def transposed(self, u: Tensor) -> Tensor:
         """Return Σ_k A_kᵀ u_k, [m, 1, h, w], of u [m, k, h, w]."""
@@ -79,6 +102,19 @@ class FilterBank:
         spectrum = torch.fft.rfft2(self.filters, s=(points, points)).abs().square()
         largest = float(torch.einsum("k,kab->ab", scales, spectrum).max())
         return largest / math.cos(math.pi * (size - 1) / points) ** 2
+
+    def _strips(self, x: Tensor) -> Iterator[tuple[slice, slice]]:
+        """Yield images and rows whose responses fit a cache together; everything at once on an accelerator."""
+        images, height = x.shape[0], x.shape[-2]
+        if x.device.type != "cpu":
+            yield slice(0, images), slice(0, height)
+            return
+        of_image = self.filters.shape[0] * height * x.shape[-1]
+        together = max(1, _CACHED // of_image)
+        rows = height if together > 1 else max(1, min(height, _CACHED * height // of_image))
+        for first in range(0, images, together):
+            for top in range(0, height, rows):
+                yield slice(first, min(first + together, images)), slice(top, min(top + rows, height))
 
     @property
     def _margins(self) -> tuple[int, int]:
