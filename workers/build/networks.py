@@ -1,6 +1,7 @@
 """Networks from a specification: the problem, how it is trained, and the method."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final, assert_never, cast
 
 import numpy as np
@@ -44,6 +45,9 @@ from workers.learn.training.training import Training
 from workers.study import AnyMethod
 
 _USUAL_DAMPING: Final = 1e-3
+
+_SETTLING: Final = 10.0
+"""Weights follow strengths with a delay of about as many outer steps, so that steps of one length would go round."""
 
 _USUAL_BATCH: Final = 128
 _LINEAR_RATE: Final = 1e-2
@@ -171,7 +175,7 @@ def build_network_method(spec: JobSpec, model: NetworkSpec, problem: NetworkProb
                     training=build_training(model, steps=steps),
                     solver=build_solver(method.solver, problem.network.size),
                     damping=_damping(method),
-                    outer=outer,
+                    outer=replace(outer, settling=_SETTLING),
                     inner_steps=inner_steps,
                     burn_in=burn_in,
                 ),
