@@ -57,8 +57,8 @@ class Budget(Spec):
     )
     tolerance: Annotated[float, Field(ge=1e-12, lt=1)] = Field(
         default=1e-5,
-        description="Stop when the projected hypergradient has fallen to this, relative to the loss; with one strength, "
-        "when no more than this is left to gain. Networks and searches go on to the last of outer_steps.",
+        description="Stop when the projected hypergradient has fallen to this, relative to the loss; with one "
+        "strength, when no more than this is left to gain. Networks and searches go on to the last of outer_steps.",
     )
 
 
