@@ -72,9 +72,7 @@ class NetworkLoss:
         """
         leaves, fresh = self.leaves(w), buffers.clone()
         x = noises.on_inputs(batch.x, hyper, draws)
-        outputs = chain.forward(
-            x, plain(leaves), by_batch(leaves, fresh), lambda x, layer: noises.on_hidden(x, layer, hyper, draws)
-        )
+        outputs = chain.forward(x, plain(leaves), by_batch(leaves, fresh), noises.on_hidden(hyper, draws))
         value = self.noisy(outputs, batch.y, noises, hyper)
         return DataGradient(value.detach(), self.network.join(grad(value, leaves)), fresh)
 
