@@ -82,6 +82,7 @@ class Watch(threading.Thread):
         self._over = threading.Event()
 
     def run(self) -> None:
+        """Look until it is over."""
         while not self._over.wait(0.002):
             self._peak = max(self._peak, self._process.memory_info().rss)
 
