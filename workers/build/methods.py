@@ -6,6 +6,7 @@ from service.spec import methods as specs
 from service.spec.job import JobSpec
 from service.spec.linear import LinearSolverSpec
 from service.spec.methods import AdamStep, OuterStepSpec, QuasiNewtonStep
+from service.spec.models import Denoiser
 from workers.build.searches import build_convex_trainer, build_search
 from workers.build.solvers import build_solver
 from workers.data.errors import BadData
@@ -23,6 +24,9 @@ from workers.learn.problem import AbstractBilevelProblem
 from workers.study import AnyMethod
 
 S = TypeVar("S", bound=State)
+
+_RELAXATION = 1.7
+"""Of `implicit` on images: see there."""
 
 
 def build_method(spec: JobSpec, *, size: int, has_kinks: bool = False) -> AnyMethod:
@@ -42,6 +46,7 @@ def build_method(spec: JobSpec, *, size: int, has_kinks: bool = False) -> AnyMet
                     inner=ReducedNewton() if has_kinks else LBFGS(first_step=1.0),
                     outer=build_outer(method.step),
                     smooth_path=not has_kinks,
+                    relaxation=_RELAXATION if isinstance(spec.model, Denoiser) else 1.0,
                     tolerance=spec.budget.tolerance,
                 )
             )
