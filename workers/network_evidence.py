@@ -18,6 +18,9 @@ from workers.verdict import Verdict
 
 _SEEDS: Final = 3
 _MOST_NEIGHBOURS: Final = 5
+_WORTH: Final = 0.01
+"""A part of the objective: with seeds in common even less than anybody would notice is more than chance."""
+
 _MOST_BOUNDS: Final = 1000
 
 
@@ -73,7 +76,8 @@ def examine_network(problem: NetworkProblem, trainer: NetworkTrainer, raw: Tenso
     """Train from scratch at an answer and with its strengths halved and doubled, three seeds each.
 
     Up to five strengths are moved one by one, more of them all together. Networks differ from seed to seed, so a
-    neighbour counts as better where the differences, seed by seed, are below zero by more than chance.
+    neighbour counts as better where the differences, seed by seed, are below zero by more than chance, and by more than
+    a hundredth of the objective.
 
     Args:
         problem: the problem that the job posed.
@@ -96,7 +100,8 @@ def _judge(found: Retraining, *, strengths: int, at_bounds: tuple[tuple[str, str
         return Verdict.NOT_CHECKED, "The answer could not be checked: trained from scratch with it, the loss diverges."
     at = f"{loss.mean:.4g} ± {loss.standard_error:.1g} (mean and standard error of {len(found.seeds)} trainings)"
     finite = [one for one in found.neighbours if torch.isfinite(torch.tensor(one.valid_loss.values)).all()]
-    better = [one for one in finite if one.difference.is_negative]
+    worth = _WORTH * abs(loss.mean)
+    better = [one for one in finite if one.difference.is_negative and one.difference.mean < -worth]
     if better:
         best = min(better, key=lambda one: one.difference.mean)
         what = "all strengths" if best.name is None else best.name
@@ -111,8 +116,11 @@ def _judge(found: Retraining, *, strengths: int, at_bounds: tuple[tuple[str, str
     same = f"Trained from scratch with the answer the objective is {at}; halving or doubling {moved} does not lower it"
     if at_bounds:
         count = f"{len(at_bounds)} of {strengths} strengths lie" if strengths > 1 else "the strength lies"
-        return Verdict.AT_BOUND, f"{same} by more than chance, but {count} on a bound: a wider box may do better."
-    return Verdict.OPTIMUM, f"{same} by more than chance."
+        return (
+            Verdict.AT_BOUND,
+            f"{same} by more than chance and 1 %, but {count} on a bound: a wider box may do better.",
+        )
+    return Verdict.OPTIMUM, f"{same} by more than chance and 1 %."
 
 
 def _at_bounds(problem: NetworkProblem, raw: Tensor) -> tuple[tuple[str, str], ...]:

@@ -90,6 +90,20 @@ def test_networks_side_by_side_are_networks_one_by_one(kind, normalization):
         torch.testing.assert_close(losses[place], loss)
 
 
+@pytest.mark.parametrize("steps", [100, 4000])
+def test_the_average_leaves_the_beginning_behind(steps):
+    problem = small_network()
+    rule = Training(SGD(1e-3), Constant())
+    state, _ = rule.advance(problem, rule.start(problem, seed=0), raw_of(problem), seed=0, steps=steps)
+    early, _ = rule.advance(problem, rule.start(problem, seed=0), raw_of(problem), seed=0, steps=steps // 2)
+    moved = float((state.w - early.w).norm())
+    # an exponential average over n steps of a straight line lies n steps behind its end; here n is a tenth at most
+    assert 0.0 < float((state.average - state.w).norm()) < 0.3 * moved
+    as_it_is = Training(SGD(1e-3), Constant(), averaging=1)
+    last, _ = as_it_is.advance(problem, as_it_is.start(problem, seed=0), raw_of(problem), seed=0, steps=20)
+    assert torch.equal(last.average, last.w)
+
+
 def test_a_cosine_falls_from_one_to_zero():
     schedule = Cosine(10)
     factors = [schedule.factor(step) for step in range(12)]

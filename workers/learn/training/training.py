@@ -27,9 +27,16 @@ class TrainingState:
     average: Tensor
     """Of the weights over the last steps, [p]: what is looked at."""
 
+    def copied(self) -> "TrainingState":
+        """Return the same in memory of its own."""
+        return TrainingState(self.step, self.w.clone(), self.buffers, self.moments.copied(), self.average.clone())
+
 
 _EVERY: Final = 5
 """Steps between two weights that enter the average: closer ones are nearly the same."""
+
+_PARTS: Final = 10
+"""The average reaches back over one in so many of the steps taken, at most: the beginning is worth nothing."""
 
 
 @final
@@ -45,13 +52,14 @@ class Training:
     hypergradients, which are those of a minimiser, had the signs that retraining confirms; at the last weights they
     had not.
 
-    Source: Polyak & Juditsky (1992); Izmailov et al. (2018) for networks.
+    Source: Polyak & Juditsky (1992); Shamir & Zhang (2013) for leaving the beginning behind; Izmailov et al. (2018)
+    for networks.
     """
 
     optimizer: AbstractOptimizer
     schedule: AbstractSchedule
     averaging: int = 200
-    """Steps that the average reaches back, exponentially; 1 for the weights as they are."""
+    """Steps that the average reaches back, exponentially, at most; 1 for the weights as they are."""
 
     def start(self, problem: NetworkProblem, *, seed: int) -> TrainingState:
         """Return the state before the first step."""
@@ -108,18 +116,34 @@ class Training:
     def _advance(
         self, state: TrainingState, diagonal: Tensor, steps: int, data: Callable[[TrainingState], DataGradient]
     ) -> tuple[TrainingState, Tensor]:
-        w, moments, step, buffers = state.w.clone(), state.moments.copied(), state.step, state.buffers
-        average = state.average.clone()
+        state = state.copied()
         losses = []
         for _ in range(steps):
-            found = data(TrainingState(step, w, buffers, moments, average))
-            gradient = found.gradient.addcmul_(diagonal, w)
-            rate = self.optimizer.rate * self.schedule.factor(step)
-            moments = self.optimizer.update_(moments, w, gradient, rate=rate)
-            buffers, step = found.buffers, step + 1
+            found = data(state)
+            gradient = found.gradient.addcmul_(diagonal, state.w)
+            state = self.move_(state, gradient, found.buffers)
             losses.append(found.value)
-            if step % _EVERY == 0:
-                average.lerp_(w, min(1.0, max(_EVERY / self.averaging, _EVERY / step)))
+        return state, torch.stack(losses).mean(0)
+
+    def move_(self, state: TrainingState, gradient: Tensor, buffers: Tensor) -> TrainingState:
+        """Step along a gradient, in place: overwrite weights, moments and average, use up the gradient.
+
+        Who calls owns them: see `TrainingState.copied`.
+
+        Args:
+            state: where training stands.
+            gradient: of all that is minimised, [p].
+            buffers: normalization statistics after the step, [b].
+        """
+        rate = self.optimizer.rate * self.schedule.factor(state.step)
+        moments = self.optimizer.update_(state.moments, state.w, gradient, rate=rate)
+        step = state.step + 1
+        self.average_(state.average, state.w, step=step)
+        return TrainingState(step, state.w, buffers, moments, state.average)
+
+    def average_(self, average: Tensor, values: Tensor, *, step: int) -> None:
+        """Take values after `step` steps into a running average of the same shape, in place."""
         if self.averaging <= _EVERY:
-            average = w
-        return TrainingState(step, w, buffers, moments, average), torch.stack(losses).mean(0)
+            average.copy_(values)
+        elif step % _EVERY == 0:
+            average.lerp_(values, min(1.0, _EVERY * max(1.0 / self.averaging, _PARTS / step)))
