@@ -154,3 +154,16 @@ def test_statistics_follow_the_training():
     exact = dataclasses.replace(state, buffers=problem.statistics(state.w))
     # batches of 16: their variance has an error of 1/√(8·10) where the last ten or so count
     torch.testing.assert_close(state.buffers, exact.buffers, rtol=0.3, atol=0.15)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("normalization", list(Normalization))
+def test_a_gpu_trains_what_the_cpu_trains(normalization):
+    found = {}
+    for device in ("cpu", "cuda"):
+        problem = small_network(normalization=normalization, device=device)
+        state, _ = training().advance(problem, training().start(problem, seed=0), raw_of(problem), seed=0, steps=10)
+        together = NetworkTrainer(training(), steps=10).train_all(problem, [raw_of(problem)] * 2, seeds=[0, 1])
+        found[device] = state.w.cpu(), together[0].weights.cpu(), together[1].weights.cpu()
+    for a, b in zip(*found.values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8)

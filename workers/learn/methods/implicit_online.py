@@ -35,7 +35,7 @@ class Best:
     raw: Tensor
     weights: Tensor
     value: float
-    """The smoothed loss that it was chosen by."""
+    """Of all validation rows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +53,8 @@ class OnlineState:
     """Largest |eigenvalue| of the Hessian, as last measured; None to have it measured anew."""
     curvature_age: int
     """Hypergradients since."""
-    smoothed: float | None
-    """Running average of the validation loss, over about one pass through the validation rows."""
+    judged: int
+    """The last step at which all validation rows were looked at; meaningless before the first."""
     best: Best | None
 
 
@@ -78,8 +78,9 @@ class ImplicitOnline(AbstractMethod[NetworkProblem, OnlineState]):
     iterate is used, as it still is a direction, unless it is zero: then the strengths stay.
 
     The validation loss depends on the path, since weights are never trained anew: it is that of a network that has
-    seen all strengths up to now. The answer is the point at which its running average was lowest, with the averaged
-    weights of that moment; what the strengths are worth by themselves, training from scratch tells (`retraining`).
+    seen all strengths up to now. The answer is the point with the lowest loss of all validation rows, which are looked
+    at every few steps, with the averaged weights of that moment; what the strengths are worth by themselves, training
+    from scratch tells (`retraining`).
 
     Where costs count gradients and products, each is one on a batch.
 
@@ -120,7 +121,7 @@ class ImplicitOnline(AbstractMethod[NetworkProblem, OnlineState]):
             raise LearnError("there is nothing to learn: every strength is fixed")
         if not isinstance(self.solver, Identity):
             check_double_backward(problem, seed=seed)
-        return OnlineState(0, Cost(), seed, raw, AdamState.zeros(raw), training, None, 0, None, None)
+        return OnlineState(0, Cost(), seed, raw, AdamState.zeros(raw), training, None, 0, 0, None)
 
     def answer(self, problem: NetworkProblem, state: OnlineState) -> Answer:  # noqa: ARG002
         """See `AbstractMethod.answer`; the weights are those of the run, not of a training from scratch."""
@@ -144,8 +145,7 @@ class ImplicitOnline(AbstractMethod[NetworkProblem, OnlineState]):
             state, slope, told = self._learn(here, oracle, state)
             residual = float(torch.linalg.vector_norm(oracle.inner(w, raw).gradient))
         valid = oracle.outer_metrics(w)
-        share = here.validation.rows / problem.validation.rows
-        state = _judged(state, raw, valid["loss"], share)
+        state, valid = _judged(problem, here, state, raw, valid)
         assert state.best is not None  # noqa: S101 (by `_judged`)
         return replace(state, step=state.step + 1), TrajectoryPoint(
             step=state.step,
@@ -222,16 +222,28 @@ class ImplicitOnline(AbstractMethod[NetworkProblem, OnlineState]):
                 return self.solver
 
 
-def _judged(state: OnlineState, raw: Tensor, value: float, share: float) -> OnlineState:
-    """Return the state with the running average of the validation loss, and the best point by it.
+def _judged(
+    problem: NetworkProblem, here: NetworkProblem, state: OnlineState, raw: Tensor, valid: dict[str, float]
+) -> tuple[OnlineState, dict[str, float]]:
+    """Return the state with the best point so far, and the best that is known of this one.
+
+    All validation rows are looked at so often that it costs no more than the rows of the hypergradients; oftener at
+    first.
 
     Args:
+        problem: with all rows.
+        here: with those of this step.
         state: after training.
         raw: the strengths that it was trained with, [h].
-        value: validation loss of some rows.
-        share: these rows' part of all validation rows; with all of them there is nothing to average.
+        valid: metrics of the rows of this step.
     """
-    smoothed = value if state.smoothed is None else state.smoothed + share * (value - state.smoothed)
-    if state.best is None or smoothed < state.best.value:
-        return replace(state, smoothed=smoothed, best=Best(raw, state.training.average, smoothed))
-    return replace(state, smoothed=smoothed)
+    rows, some = problem.validation.rows, here.validation.rows
+    every = min(-(-rows // some), 1 + state.step // 4)
+    if state.best is not None and state.step - state.judged < every:
+        return state, valid
+    w = state.training.average
+    if some < rows:
+        valid = replace(here, valid=problem.validation).oracle().outer_metrics(w)
+    if state.best is None or valid["loss"] < state.best.value:
+        state = replace(state, best=Best(raw, w, valid["loss"]))
+    return replace(state, judged=state.step), valid
