@@ -167,6 +167,11 @@ class Grid(Spec):
     Convex models go along it from strong to weak with warm starts. Learns nothing; for comparison.
     """
 
+    source: ClassVar[str] = (
+        "C.-W. Hsu, C.-C. Chang & C.-J. Lin (2003), A practical guide to support vector classification, for grids that "
+        "grow exponentially; J. Friedman, T. Hastie & R. Tibshirani (2010), JSS 33(1), for warm-started paths."
+    )
+
     kind: Literal["grid"] = "grid"
     points: Annotated[int, Field(ge=2, le=100_000)] = Field(default=20, description="Of each strength.")
 

@@ -116,7 +116,10 @@ class Dropout(Spec):
 
 
 class InputDropout(Spec):
-    """Dropout of features: each is set to zero with this probability, and the others grow in proportion."""
+    """Dropout of features: each is set to zero with this probability, and the others grow in proportion.
+
+    Source: Srivastava et al. (2014), section 4, for dropout of visible units.
+    """
 
     kind: Literal["input_dropout"] = "input_dropout"
     strength: Probability = Probability()
@@ -157,8 +160,9 @@ class InputNoise(Spec):
 class Augmentation(Spec):
     """Random changes of training images, of learned size: null leaves one out.
 
-    `translation`: up to this fraction of each side; `brightness`: a shift, in units of an image's own standard
-    deviation; `contrast`: a factor between 1 − c and 1 + c.
+    `translation`: up to this fraction of each side; `brightness`: one number up to b added to all pixels, in
+    the units of the features; `contrast`: a factor between 1 − c and 1 + c on differences from the image's mean.
+    Source: Krizhevsky, Sutskever & Hinton (2012), section 4.1, for moved images and changed intensities.
     """
 
     kind: Literal["augmentation"] = "augmentation"

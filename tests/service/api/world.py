@@ -30,6 +30,7 @@ RESULT: Final[JsonObject] = {
     "hyperparameters": {"l2": 0.5},
     "metrics": {"train": {"loss": 0.1}, "valid": {"loss": 0.2}, "test": {"loss": "NaN"}},
     "evidence": {"verdict": "optimum", "sentence": "The derivative vanishes."},
+    "model": {"trained_on": "train", "rows": 3},
     "cost": {"wall_s": 1.0},
     "files": [],
     "reproduce": {"seed": 0},
