@@ -33,6 +33,9 @@ _LONGEST: Final = 0.5
 _SCALES: Final = (0.01, 4.0)
 """σ is kept between these."""
 
+_STATISTICS_ROWS: Final = 2048
+"""Training rows that normalization statistics are taken of, at the beginning and the end of a step."""
+
 _CLASSIC_STEP: Final = 2
 _RESPONSE_STEP: Final = 2
 _STRENGTH_STEP: Final = 1
@@ -51,8 +54,9 @@ class STN(AbstractMethod[NetworkProblem, STNState]):
     2. `strength_steps` steps of h, and of σ if it is learned, on the validation loss of W(h + σε) − τ · entropy,
        without penalties and noise. None of these in the first `warm_up` training steps.
 
-    At its end the validation loss of all rows is measured at h itself; the answer is the best of these points, weights
-    and hyperparameters of one moment. What is learned is a schedule: the trajectory. To train anew at its last point is
+    Responses are fitted around the averaged weights, and looked at averaged themselves: so are validation losses. At
+    the end of a step that of all rows is measured at h itself; the answer is the best of these points, weights and
+    hyperparameters of one moment. What is learned is a schedule: the trajectory. To train anew at its last point is
     another thing, and usually worse.
 
     No derivative in a hyperparameter is taken through training, so that anything may be learned that makes a network
@@ -119,6 +123,7 @@ class STN(AbstractMethod[NetworkProblem, STNState]):
             training=training,
             response=response,
             response_moments=self.response.start(response),
+            response_average=response,
             strength_steps=0,
             best=None,
             learning_cost=Cost(),
@@ -146,16 +151,21 @@ class STN(AbstractMethod[NetworkProblem, STNState]):
             return self._polish(self.polish, problem, state)
         tuning = self._tuning(problem)
         # Training and optimizers work in place, on copies that no one else has.
-        before, moments = state.training, state.response_moments
-        training = replace(before, w=before.w.clone(), moments=before.moments.copied())
-        state = replace(state, training=training, response=state.response.clone(), response_moments=moments.copied())
+        state = replace(
+            state,
+            training=state.training.copied(),
+            response=state.response.clone(),
+            response_moments=state.response_moments.copied(),
+            response_average=state.response_average.clone(),
+        )
+        buffers = self._statistics(tuning, state)
         warm_up = 2 * problem.steps_per_epoch if self.warm_up is None else self.warm_up
         losses: list[Tensor] = []
         slopes: list[Tensor] = []
         for _ in range(self.steps_of(problem)):
-            state = self._trained(tuning, state, losses)
+            state = self._trained(tuning, state, buffers, losses)
             if state.training.step > warm_up:
-                state = self._tuned(tuning, state, slopes)
+                state = self._tuned(tuning, state, buffers, slopes)
         return self._judged(tuning, state, losses, slopes)
 
     def steps_of(self, problem: NetworkProblem) -> int:
@@ -191,64 +201,59 @@ class STN(AbstractMethod[NetworkProblem, STNState]):
 
         return along(problem.space, best.raw, coordinate, reach, low, high, points=points, loss=loss)
 
-    def _trained(self, tuning: SelfTuning, state: STNState, losses: list[Tensor]) -> STNState:
-        problem, seed, raw = tuning.problem, state.seed, state.raw
+    def _trained(self, tuning: SelfTuning, state: STNState, buffers: Tensor, losses: list[Tensor]) -> STNState:
+        problem, seed, raw, scale = tuning.problem, state.seed, state.raw, state.scale
         if self.variant is Variant.CENTERED:
             diagonal = problem.oracle().diagonal(raw, state.training.w)
         spent = 0
         for _ in range(self.training_steps):
-            training, theta, moments = state.training, state.response, state.response_moments
-            step, factor = training.step, self.training.schedule.factor(training.step)
-            rate = self.training.optimizer.rate * factor
+            at, step = state.training, state.training.step
+            gradient: Tensor | None = None
             match self.variant:
                 case Variant.CLASSIC:
-                    joint = tuning.joint_gradient(
-                        training.w, theta, training.buffers, raw, state.scale, seed=seed, step=step
-                    )
+                    joint = tuning.joint_gradient(at.w, state.response, at.buffers, raw, scale, seed=seed, step=step)
                     losses.append(joint.value)
                     spent += _CLASSIC_STEP
-                    own = self.training.optimizer.update_(training.moments, training.w, joint.w, rate=rate)
-                    moments = self.response.update_(moments, theta, joint.response, rate=self.response.rate * factor)
-                    buffers = joint.buffers
+                    training = self.training.move_(at, joint.w, joint.buffers)
+                    gradient = joint.response
                 case Variant.CENTERED:
-                    found = problem.training_gradient(training.w, training.buffers, raw, seed=seed, step=step)
+                    found = problem.training_gradient(at.w, at.buffers, raw, seed=seed, step=step)
                     losses.append(found.value)
                     spent += 1
-                    pull = found.gradient.addcmul_(diagonal, training.w)
-                    own = self.training.optimizer.update_(training.moments, training.w, pull, rate=rate)
-                    buffers = found.buffers
+                    training = self.training.move_(at, found.gradient.addcmul_(diagonal, at.w), found.buffers)
                     if step % self.response_every == 0:
-                        gradient = tuning.response_gradient(
-                            training.w, theta, buffers, raw, state.scale, seed=seed, step=step
-                        )
                         spent += _RESPONSE_STEP
-                        moments = self.response.update_(moments, theta, gradient, rate=self.response.rate * factor)
-            training = replace(training, step=step + 1, buffers=buffers, moments=own)
-            state = replace(state, training=training, response_moments=moments)
+                        gradient = tuning.response_gradient(
+                            training.average, state.response, buffers, raw, scale, seed=seed, step=step
+                        )
+            state = replace(state, training=training)
+            if gradient is not None:
+                rate = self.response.rate * self.training.schedule.factor(step)
+                moments = self.response.update_(state.response_moments, state.response, gradient, rate=rate)
+                state = replace(state, response_moments=moments)
+            self.training.average_(state.response_average, state.response, step=training.step)
         cost = Cost(inner_iterations=self.training_steps, gradients=spent)
         return replace(state, cost=state.cost + cost, learning_cost=state.learning_cost + cost)
 
-    def _tuned(self, tuning: SelfTuning, state: STNState, slopes: list[Tensor]) -> STNState:
-        problem = tuning.problem
+    def _tuned(self, tuning: SelfTuning, state: STNState, buffers: Tensor, slopes: list[Tensor]) -> STNState:
+        problem, device = tuning.problem, state.raw.device
         low, high = self._box(problem, state.raw)
         narrow, wide = (SIGMA.inverse(torch.full_like(state.scale, end)) for end in _SCALES)
+        outer = replace(self.outer, rate=self.outer.rate * self.training.schedule.factor(state.training.step))
         for _ in range(self.strength_steps):
-            number, device = state.strength_steps, state.raw.device
-            draws = (
-                Draws(NoiseStream.VALIDATION, seed=state.seed, step=number, device=device) if self.learn_sigma else None
-            )
+            number = state.strength_steps
+            draws = Draws(NoiseStream.VALIDATION, seed=state.seed, step=number, device=device)
             found = tuning.strength_gradient(
-                state.training.w,
-                state.response,
-                state.training.buffers,
+                state.training.average,
+                state.response_average,
+                buffers,
                 state.raw,
                 state.scale,
                 self._strength_batch(problem, state.seed, number),
-                draws=draws,
+                draws=draws if self.learn_sigma else None,
                 entropy=self.entropy,
             )
             slopes.append(found.raw)
-            outer = replace(self.outer, rate=self.outer.rate * self.training.schedule.factor(state.training.step))
             adam, moved = outer.update(state.adam, state.raw, found.raw, low, high)
             moved = state.raw + (moved - state.raw).clamp(-_LONGEST, _LONGEST)
             scale_adam, scale = state.scale_adam, state.scale
@@ -262,15 +267,15 @@ class STN(AbstractMethod[NetworkProblem, STNState]):
         self, tuning: SelfTuning, state: STNState, losses: list[Tensor], slopes: list[Tensor]
     ) -> tuple[STNState, TrajectoryPoint]:
         problem, training, raw = tuning.problem, state.training, state.raw
-        weights = self._weights(tuning, training.w, state.response, raw)
-        valid = _validation(problem, weights, training.buffers)
+        w, theta = training.average, state.response_average
+        weights, buffers = self._weights(tuning, w, theta, raw), self._statistics(tuning, state)
+        valid = _validation(problem, weights, buffers)
         low, high = self._box(problem, raw)
         if math.isfinite(valid["loss"]) and (state.best is None or valid["loss"] < state.best.value):
-            best = BestPoint(raw, state.scale, training.w, state.response, training.buffers, valid["loss"])
-            state = replace(state, best=best)
+            state = replace(state, best=BestPoint(raw, state.scale, w, theta, buffers, valid["loss"]))
         slope = projected_gradient(raw, torch.stack(slopes).mean(0), low, high) if slopes else None
-        moved = tuning.weights(training.w, state.response, raw, raw + SIGMA(state.scale)) - weights
         sigma = SIGMA(state.scale)
+        moved = tuning.weights(w, theta, raw, raw + sigma) - weights
         is_last = state.step + 1 >= self.steps and not (self.polish is not None and self.polish.has_work(problem))
         return replace(state, step=state.step + 1), TrajectoryPoint(
             step=state.step,
@@ -320,6 +325,15 @@ class STN(AbstractMethod[NetworkProblem, STNState]):
 
     def _weights(self, tuning: SelfTuning, w: Tensor, theta: Tensor, raw: Tensor) -> Tensor:
         return w if self.variant is Variant.CENTERED else tuning.weights(w, theta, raw, raw)
+
+    def _statistics(self, tuning: SelfTuning, state: STNState) -> Tensor:
+        """Return normalization statistics of the averaged weights, [b], on some training rows."""
+        problem, at = tuning.problem, state.training.average
+        if problem.network.buffer_size == 0:
+            return state.training.buffers
+        stride = -(-problem.train.rows // _STATISTICS_ROWS)
+        weights = self._weights(tuning, at, state.response_average, state.raw)
+        return problem.network.statistics(weights, problem.train.x[::stride])
 
     def _strength_batch(self, problem: NetworkProblem, seed: int, step: int) -> Batch:
         rows = problem.validation

@@ -67,7 +67,7 @@ class SelfTuning:
     @cached_property
     def response(self) -> BestResponse:
         """The network's response."""
-        return BestResponse(self.problem.chain, self.problem.space.size)
+        return BestResponse(self.problem.chain, self.problem.space.size, has_own=self.variant is Variant.CENTERED)
 
     @cached_property
     def penalty(self) -> ResponsePenalty:

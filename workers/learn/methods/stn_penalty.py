@@ -21,9 +21,9 @@ from workers.learn.regularizers.l2 import L2
 class ResponsePenalty:
     """mean_i ½ Σ_j λ_{ij} w_j(d_i)², where each example has strengths and weights of its own.
 
-    A row W + g R of a gated weight has the square ‖W‖² + 2 g ⟨W, R⟩ + g² ‖R‖², so that three numbers for each row
-    serve all examples. Hence strengths of penalties need not be shared by a batch, as those of other self-tuning
-    networks are.
+    A row (1 + s) W + g R of a gated weight has the square (1 + s)² ‖W‖² + 2 (1 + s) g ⟨W, R⟩ + g² ‖R‖², so that three
+    numbers for each row serve all examples. Hence strengths of penalties need not be shared by a batch, as those of
+    other self-tuning networks are.
     """
 
     terms: tuple[tuple[L2, tuple[int, ...]], ...]
@@ -70,12 +70,12 @@ class ResponsePenalty:
         total = gates[0].weight.new_zeros(())
         responding: set[int] = set()
         for stage, at, gate in zip(response.chain.maps, responses.maps, gates, strict=True):
-            pairs = ((at.weight, gate.weight), (at.bias, gate.bias))
-            for place, (change, by) in zip(stage.slots, pairs, strict=False):
+            pairs = ((at.weight, gate.weight, gate.own), (at.bias, gate.bias, None))
+            for place, (change, by, own) in zip(stage.slots, pairs, strict=False):
                 responding.add(place)
                 strength = strengths[place]
                 if strength is not None and change is not None and by is not None:
-                    total = total + _gated(parameters[place], change, by, strength)
+                    total = total + _gated(parameters[place], change, by, own, strength)
         for place, strength in enumerate(strengths):
             if strength is not None and place not in responding:
                 total = total + 0.5 * strength.mean() * parameters[place].square().sum()
@@ -96,31 +96,40 @@ class ResponsePenalty:
         return found
 
 
-def _gated(weight: Tensor, change: Tensor, gate: Tensor, strength: Tensor) -> Tensor:
-    """Return mean_i ½ λ_i ‖W + g_i R‖² with gates [m, o] and strengths [m]."""
-    weighted = strength[:, None] * gate
-    constant, linear, square = 0.5 * strength.mean(), weighted.mean(0), 0.5 * (weighted * gate).mean(0)
+def _gated(weight: Tensor, change: Tensor, gate: Tensor, own: Tensor | None, strength: Tensor) -> Tensor:
+    """Return mean_i ½ λ_i ‖W + s_i W + g_i R‖² with gates g and s [m, o] and strengths [m]."""
+    share = strength[:, None] if own is None else strength[:, None] * (1.0 + own)
+    weighted = share * gate
+    constant = 0.5 * (share if own is None else share * (1.0 + own)).mean(0)
+    square = 0.5 * (strength[:, None] * gate.square()).mean(0)
     row_squares: Callable[..., Tensor] = _RowSquares.apply
-    return row_squares(weight, change, constant, linear, square)
+    return row_squares(weight, change, constant, weighted.mean(0), square)
 
 
 class _RowSquares(torch.autograd.Function):
-    """Σ_r a ‖W_r‖² + b_r ⟨W_r, R_r⟩ + c_r ‖R_r‖² over rows r; in few passes, since it is as large as the network."""
+    """Σ_r a_r ‖W_r‖² + b_r ⟨W_r, R_r⟩ + c_r ‖R_r‖² over rows r; in few passes, since they are as large as the network.
+
+    a may be one number for all rows.
+    """
 
     @staticmethod
     def forward(ctx: FunctionCtx, weight: Tensor, change: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
         rows, moves = weight.reshape(weight.shape[0], -1), change.reshape(change.shape[0], -1)
-        cross, length = (rows * moves).sum(1), torch.linalg.vector_norm(moves, dim=1).square()
-        ctx.save_for_backward(weight, change, a, b, c, cross, length)
-        total: Tensor = a * torch.linalg.vector_norm(rows).square() + torch.dot(b, cross) + torch.dot(c, length)
+        before, after = (torch.linalg.vector_norm(part, dim=1).square() for part in (rows, moves))
+        cross = (rows * moves).sum(1)
+        ctx.save_for_backward(weight, change, a, b, c, before, cross, after)
+        total: Tensor = (a * before).sum() + torch.dot(b, cross) + torch.dot(c, after)
         return total
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, by: Tensor) -> tuple[Tensor | None, Tensor, None, Tensor, Tensor]:
-        weight, change, a, b, c, cross, length = ctx.saved_tensors
+    def backward(ctx: Any, by: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None, Tensor, Tensor]:
+        weight, change, a, b, c, before, cross, after = ctx.saved_tensors
         shape = (-1, *(1,) * (weight.ndim - 1))
-        b_rows, c_rows = (by * b).view(shape), (2.0 * by * c).view(shape)
-        of_change = torch.addcmul(weight * b_rows, change, c_rows)
-        of_weight = torch.addcmul(weight * (2.0 * by * a), change, b_rows) if ctx.needs_input_grad[0] else None
-        return of_weight, of_change, None, by * cross, by * length
+        b_rows = (by * b).view(shape)
+        of_change = torch.addcmul(weight * b_rows, change, (2.0 * by * c).view(shape))
+        of_weight = None
+        if ctx.needs_input_grad[0]:
+            of_weight = torch.addcmul(weight * (2.0 * by * a).view(shape), change, b_rows)
+        of_a = by * before if ctx.needs_input_grad[2] else None
+        return of_weight, of_change, of_a, by * cross, by * after

@@ -50,7 +50,8 @@ class Polish:
                 start = self.method.init(narrowed, seed=state.seed)
                 moments = self.method.training.optimizer.start(at.weights)
                 # Batches and noise go on from here, and no burn-in begins.
-                return replace(start, training=replace(state.training, w=at.weights, moments=moments))
+                training = replace(state.training, w=at.weights, moments=moments, average=at.weights)
+                return replace(start, training=training)
 
     def step(
         self, problem: NetworkProblem, state: PolishState, at: Answer

@@ -19,7 +19,7 @@ class Variant(StrEnum):
     CLASSIC = "classic"
     """Weights W(h), trained together on the perturbed training loss."""
     CENTERED = "centered"
-    """Weights W + R(h' − h): W trained at h itself, R on the perturbed loss to first order."""
+    """Weights W + R(h' − h): W trained at h itself, R, with own gates, on the perturbed loss to first order."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,11 +31,11 @@ class BestPoint:
     scale: Tensor
     """[h]."""
     w: Tensor
-    """[p], before the response."""
+    """Averaged, [p], before the response."""
     response: Tensor
-    """[q]."""
+    """Averaged, [q]."""
     buffers: Tensor
-    """[b]."""
+    """Normalization statistics of these weights, [b]."""
     value: float
 
 
@@ -56,6 +56,8 @@ class STNState:
     response: Tensor
     """θ, [q]."""
     response_moments: Moments
+    response_average: Tensor
+    """Of θ over the last steps, [q]: what is looked at, beside the average of the weights."""
     strength_steps: int
     """Steps of the hyperparameters so far."""
     best: BestPoint | None
