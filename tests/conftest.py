@@ -1,5 +1,6 @@
 """Databases for tests: every test that asks for `store` runs on SQLite and on a real PostgreSQL."""
 
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ def postgresql() -> Iterator[tuple[Server, Path]]:
         folder = Path(name) / "data"
         folder.mkdir()
         folder.parent.chmod(0o755)
+        # For root pgserver makes that user, by a program that is not on everybody's path.
+        os.environ["PATH"] += os.pathsep + "/usr/sbin"
         with warnings.catch_warnings():
             # platformdirs tells that a session has no runtime folder; pgserver then takes one in /tmp.
             warnings.simplefilter("ignore")
