@@ -20,7 +20,7 @@ from service.spec.linear import DirectSolver, NystromSolver
 from service.spec.methods import STN, TPE, Grid, solver_of
 from service.spec.models import CNN, MLP, NETWORKS, Denoiser, LinearModel
 from service.spec.regularizers import L1, L2, FieldOfExperts
-from service.task import Refusal, Task, read_task
+from service.task import Refusal, Task, read_task, weights_refusal
 
 LARGEST_DIRECT = 4096
 """Weights up to which the Hessian is formed and factorised."""
@@ -67,6 +67,8 @@ def admit(spec: JobSpec, dataset: DatasetRecord, *, gpu_online: bool | None = No
         dataset: the dataset that `spec.data` names.
         gpu_online: whether some worker with a GPU is alive; None if that is not known.
     """
+    if (refusal := weights_refusal(dataset)) is not None:
+        return Admission((refusal,), (), None)
     match spec.model:
         case LinearModel() if not isinstance(spec.method, STN):
             task = read_task(spec.data, dataset, loss=spec.loss)

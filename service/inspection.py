@@ -32,6 +32,7 @@ class DatasetFormat(StrEnum):
     NPZ = "npz"
     SVMLIGHT = "svmlight"
     ZIP_IMAGES = "zip-images"
+    SAFETENSORS = "safetensors"
 
 
 class UnusableFile(JobError):
@@ -58,6 +59,7 @@ class Inspection:
     """What was found in a file."""
 
     rows: int
+    """0 for a file of weights, which has none."""
     columns: tuple[ColumnRecord, ...]
     is_sparse: bool
     nonzeros: int | None

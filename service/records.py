@@ -243,12 +243,12 @@ class ColumnType(StrEnum):
 
 @dataclass(frozen=True)
 class ColumnRecord:
-    """A column of a table, an array of an NPZ, or the features of an svmlight file as one."""
+    """A column of a table, an array of an NPZ, the features of an svmlight file as one, or a tensor of weights."""
 
     name: str
     type: ColumnType
     shape: tuple[int, ...]
-    """Of one row: () for a column, (64,) for an array [n, 64]."""
+    """Of one row: () for a column, (64,) for an array [n, 64]; of weights, which have no rows, the tensor's own."""
     missing: int
     """Values that are absent, NaN or infinite."""
     values: Mapping[str, int] | None
@@ -263,6 +263,7 @@ class DatasetRecord:
     name: str
     format: str
     rows: int
+    """0 of weights (safetensors), which have none."""
     columns: tuple[ColumnRecord, ...]
     is_sparse: bool
     nonzeros: int | None

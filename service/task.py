@@ -90,6 +90,17 @@ def read_task(data: DataSpec, dataset: DatasetRecord, *, loss: Loss) -> Task | l
     return Task(tuple(features), target, labels, is_stratified, rows, folds)
 
 
+def weights_refusal(dataset: DatasetRecord) -> Refusal | None:
+    """Return why a job cannot learn from a dataset of weights, which has no rows; None of any other."""
+    if dataset.format != "safetensors":
+        return None
+    return Refusal(
+        "/data/dataset",
+        "this dataset holds weights (safetensors), no rows to learn from: name one that was uploaded as csv, parquet, "
+        "npz, svmlight or zip-images, or one that ships with the service",
+    )
+
+
 def differ_in_size(dataset: DatasetRecord) -> bool:
     """Whether the rows of a dataset are images that differ in size."""
     # Only then has an archive columns for them; its `image` is as large as what all have in their middle.

@@ -202,7 +202,7 @@ def preview_dataset(
     dataset_id: DatasetId,
     rows: Annotated[int, Query(ge=1, le=_MOST_ROWS, description="How many.")] = 10,
 ) -> Response:
-    """Show the first rows of a dataset, and up to a limit of its columns."""
+    """Show the first rows of a dataset, and up to a limit of its columns; of weights the first tensors."""
     shown = _preview(services, _dataset(services, dataset_id), rows)
     return answer(shown)
 

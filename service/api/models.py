@@ -227,13 +227,13 @@ class FileList:
 
 @dataclass(frozen=True)
 class ColumnView:
-    """A column of a table, an array of an NPZ, or the features of an svmlight file as one."""
+    """A column of a table, an array of an NPZ, the features of an svmlight file as one, or a tensor of weights."""
 
     __pydantic_config__ = VIEW
 
     name: str
     type: ColumnType
-    shape: Annotated[list[int], says("Of one row: [] for a column, [64] for an array [n, 64].")]
+    shape: Annotated[list[int], says("Of one row: [] for a column, [64] for an array [n, 64]; of weights its own.")]
     missing: Annotated[int, says("Values that are absent or NaN.")]
     values: Annotated[Mapping[str, int] | None, says("Value → rows, where there are few distinct values.")]
 
@@ -247,7 +247,7 @@ class DatasetView:
     id: Annotated[str, Field(examples=["builtin:digits"])]
     name: str
     format: str
-    rows: int
+    rows: Annotated[int, says("0 of weights (safetensors), which have none.")]
     columns: list[ColumnView]
     sparse: bool
     nonzeros: int | None
@@ -269,7 +269,7 @@ class DatasetPage:
 
 @dataclass(frozen=True)
 class PreviewView:
-    """The first rows of a dataset."""
+    """The first rows of a dataset; of weights, which have none, the first tensors."""
 
     __pydantic_config__ = VIEW
 

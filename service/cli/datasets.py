@@ -20,6 +20,7 @@ class Format(StrEnum):
     NPZ = "npz"
     SVMLIGHT = "svmlight"
     ZIP_IMAGES = "zip-images"
+    SAFETENSORS = "safetensors"
 
 
 _SUFFIXES: Final = {
@@ -30,6 +31,7 @@ _SUFFIXES: Final = {
     ".svmlight": Format.SVMLIGHT,
     ".libsvm": Format.SVMLIGHT,
     ".zip": Format.ZIP_IMAGES,
+    ".safetensors": Format.SAFETENSORS,
 }
 
 

@@ -12,6 +12,7 @@ from workers.data.columns import ColumnTally, within_budget
 from workers.data.errors import BadData
 from workers.data.images import FOLDER, HEIGHT, IMAGE, WIDTH, read_image_headers, read_images
 from workers.data.npz import read_headers, read_pieces
+from workers.data.safetensors import TensorHeader, not_finite, read_tensor_headers
 from workers.data.svmlight import read_blocks
 from workers.data.tables import csv_batches, csv_names, is_number, open_parquet, parquet_batches
 
@@ -24,6 +25,7 @@ class Description:
     """What was found in a file."""
 
     rows: int
+    """0 for a file of weights, which has none."""
     columns: list[ColumnRecord]
     is_sparse: bool
     nonzeros: int | None
@@ -34,7 +36,7 @@ def describe(path: Path, kind: str, *, limit_bytes: int) -> Description:
 
     Args:
         path: the file.
-        kind: `csv`, `parquet`, `npz`, `svmlight` or `zip-images`.
+        kind: `csv`, `parquet`, `npz`, `svmlight`, `zip-images` or `safetensors`.
         limit_bytes: how large its content may be.
 
     Raises:
@@ -52,7 +54,11 @@ def describe(path: Path, kind: str, *, limit_bytes: int) -> Description:
         return _svmlight(path)
     if kind == "zip-images":
         return _images(path, limit_bytes=limit_bytes)
-    raise BadData(f"Files of format {kind!r} are not taken: csv, parquet, npz, svmlight and zip-images are.")
+    if kind == "safetensors":
+        return _weights(path, limit_bytes=limit_bytes)
+    raise BadData(
+        f"Files of format {kind!r} are not taken: csv, parquet, npz, svmlight, zip-images and safetensors are."
+    )
 
 
 def _csv(path: Path) -> Description:
@@ -146,3 +152,17 @@ def _images(path: Path, *, limit_bytes: int) -> Description:
             tally.add_numbers(np.asarray(lengths, dtype=np.float64))
             columns.append(tally.record())
     return Description(len(archive.headers), within_budget(columns), is_sparse=False, nonzeros=None)
+
+
+def _weights(path: Path, *, limit_bytes: int) -> Description:
+    columns = [
+        ColumnRecord(tensor.name, _type_of(tensor), tensor.shape, not_finite(path, tensor), None)
+        for tensor in read_tensor_headers(path, limit_bytes=limit_bytes)
+    ]
+    return Description(rows=0, columns=columns, is_sparse=False, nonzeros=None)
+
+
+def _type_of(tensor: TensorHeader) -> ColumnType:
+    if tensor.is_boolean:
+        return ColumnType.BOOLEAN
+    return ColumnType.INTEGER if tensor.is_integer else ColumnType.NUMBER

@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Describe or refuse the file."""
     parser = argparse.ArgumentParser(prog="python -m workers.data.inspect", description=__doc__)
     parser.add_argument("path", type=Path)
-    parser.add_argument("format", choices=("csv", "parquet", "npz", "svmlight", "zip-images", "builtin"))
+    parser.add_argument("format", choices=("csv", "parquet", "npz", "svmlight", "zip-images", "safetensors", "builtin"))
     parser.add_argument("--limit", type=int, required=True, help="bytes that the file may have when unpacked")
     parser.add_argument("--memory", type=int, required=True, help="bytes of address space")
     parser.add_argument("--cpu-seconds", type=int, required=True)

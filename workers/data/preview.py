@@ -12,6 +12,7 @@ from workers.data.describe import FEATURES, TARGET
 from workers.data.errors import BadData
 from workers.data.images import FOLDER, IMAGE, read_image_headers
 from workers.data.npz import read_array, read_headers
+from workers.data.safetensors import read_tensor_headers
 from workers.data.svmlight import read_blocks
 from workers.data.tables import csv_batches, csv_names, open_parquet, parquet_batches
 
@@ -25,8 +26,8 @@ def preview(path: Path, kind: str, *, rows: int, limit_bytes: int) -> dict[str, 
     """The first rows, `{"columns": [name, …], "rows": [[value, …], …], "columns_left_out": n}`.
 
     At most 50 columns are shown and long texts are cut. An array [n, d] takes d columns called `x[0]`, `x[1]`, …; of
-    a sparse row the nonzero features are one text, and so are the name and size of an image. `kind` may also be
-    `builtin`, with the dataset's id for a path.
+    a sparse row the nonzero features are one text, and so are the name and size of an image. A file of weights has no
+    rows: its first tensors are shown. `kind` may also be `builtin`, with the dataset's id for a path.
 
     Raises:
         BadData: the file cannot be read.
@@ -47,6 +48,10 @@ def preview(path: Path, kind: str, *, rows: int, limit_bytes: int) -> dict[str, 
         names, lines = _sparse_rows(path, rows=rows)
     elif kind == "zip-images":
         names, lines = _images(path, rows=rows, limit_bytes=limit_bytes)
+    elif kind == "safetensors":
+        names = ["tensor", "type", "shape"]
+        tensors = read_tensor_headers(path, limit_bytes=limit_bytes)[:rows]
+        lines = [[each.name, each.dtype, " × ".join(map(str, each.shape))] for each in tensors]
     else:
         from workers.data.builtin import load_builtin  # scikit-learn takes a second to import
 

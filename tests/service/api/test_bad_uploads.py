@@ -65,6 +65,8 @@ CASES = {
     "svmlight without numbers": ("svmlight", b"one two:three\n"),
     "svmlight indices that fall": ("svmlight", b"1 3:1 2:1\n"),
     "an archive of arrays for one of images": ("zip-images", npz(x=npy(np.zeros(3)))),
+    "no safetensors": ("safetensors", CSV),
+    "a safetensors header without an end": ("safetensors", b"\xff" * 8 + b"{}"),
     "images in no archive": ("zip-images", b"\x89PNG\r\n\x1a\n"),
 }
 

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from safetensors.numpy import save
 from starlette.testclient import TestClient
 
 from service.api.datasets import stem
@@ -45,6 +46,10 @@ def npz() -> bytes:
     return sink.getvalue()
 
 
+def safetensors() -> bytes:
+    return save({"w": np.ones((3, 2), dtype=np.float32), "b": np.zeros(3, dtype=np.float32)})
+
+
 def test_a_file_becomes_a_dataset(client: TestClient, services: Services, tmp_path: Path):
     response = upload(client, name="my data")
     assert response.status_code == 201
@@ -70,6 +75,7 @@ def test_a_file_becomes_a_dataset(client: TestClient, services: Services, tmp_pa
         ("parquet", parquet(), 3, ["x", "target"]),
         ("npz", npz(), 3, ["x", "target"]),
         ("svmlight", b"0 1:0.5 3:1\n1 2:2\n", 2, None),
+        ("safetensors", safetensors(), 0, ["w", "b"]),
     ],
 )
 def test_every_format_is_read(client: TestClient, kind: str, content: bytes, rows: int, names: list[str] | None):
@@ -80,6 +86,21 @@ def test_every_format_is_read(client: TestClient, kind: str, content: bytes, row
     if names is not None:
         assert sorted(column["name"] for column in found["columns"]) == sorted(names)
     assert found["sparse"] is (kind == "svmlight")
+
+
+def test_nothing_is_learned_from_a_file_of_weights(client: TestClient, services: Services):
+    weights = upload(client, safetensors(), format="safetensors").json()
+    shapes = {column["name"]: (column["type"], column["shape"]) for column in weights["columns"]}
+    assert shapes == {"w": ("number", [3, 2]), "b": ("number", [3])}
+    shown = client.get(weights["links"]["preview"]).json()
+    assert sorted(shown["rows"]) == [["b", "F32", "3"], ["w", "F32", "3 × 2"]]
+    before = row_counts(services)
+    for query in ({}, {"dry_run": "true"}):
+        response = client.post("/v1/jobs", json=body(data={"dataset": weights["id"]}), params=query)
+        (fault,) = problem(response, 422, "invalid-spec")["errors"]
+        assert fault["pointer"] == "/data/dataset"
+        assert "uploaded as csv" in fault["detail"]
+    assert row_counts(services) == before
 
 
 def test_the_same_bytes_are_the_same_dataset(client: TestClient, services: Services):
