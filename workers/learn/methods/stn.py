@@ -13,6 +13,7 @@ from workers.learn.method import AbstractMethod, Answer, Status, TrajectoryPoint
 from workers.learn.methods.stn_objectives import SIGMA, SelfTuning
 from workers.learn.methods.stn_polish import Polish
 from workers.learn.methods.stn_report import ResponseCurve, along, at_bounds, expected_wholes
+from workers.learn.methods.stn_schedule import Schedule
 from workers.learn.methods.stn_state import BestPoint, STNState, Variant
 from workers.learn.noises.draws import Draws, NoiseStream
 from workers.learn.outer.adam import Adam, AdamState
@@ -126,6 +127,7 @@ class STN(AbstractMethod[NetworkProblem, STNState]):
             response_average=response,
             strength_steps=0,
             best=None,
+            schedule=Schedule.empty(raw.numel()),
             learning_cost=Cost(),
             polishing=None,
         )
@@ -147,6 +149,10 @@ class STN(AbstractMethod[NetworkProblem, STNState]):
 
     def step(self, problem: NetworkProblem, state: STNState) -> tuple[STNState, TrajectoryPoint]:
         """See `AbstractMethod.step`."""
+        after, point = self._step(problem, state)
+        return replace(after, schedule=after.schedule.joined(point.hyperparameters)), point
+
+    def _step(self, problem: NetworkProblem, state: STNState) -> tuple[STNState, TrajectoryPoint]:
         if state.step >= self.steps and self.polish is not None and self.polish.has_work(problem):
             return self._polish(self.polish, problem, state)
         tuning = self._tuning(problem)

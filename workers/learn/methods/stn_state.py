@@ -8,6 +8,7 @@ from torch import Tensor
 from workers.learn.cost import Cost
 from workers.learn.methods.implicit import ImplicitState
 from workers.learn.methods.implicit_online import OnlineState
+from workers.learn.methods.stn_schedule import Schedule
 from workers.learn.outer.adam import AdamState
 from workers.learn.training.optimizers import Moments
 from workers.learn.training.training import TrainingState
@@ -61,6 +62,7 @@ class STNState:
     strength_steps: int
     """Steps of the hyperparameters so far."""
     best: BestPoint | None
+    schedule: Schedule
     learning_cost: Cost
     """What was spent before polishing."""
     polishing: OnlineState | ImplicitState | None
