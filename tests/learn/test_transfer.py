@@ -40,13 +40,18 @@ def rows(n=50):
 
 
 def problem_of(*, drawn=True, head=None, normalization=Normalization.BATCH, given=None, per=Per.MODEL, biases=False):
+    backbone, head = L2Term("l2_sp", 0.3, per, biases=biases), head or L2Term("l2", 0.02)
+    return penalised(backbone, head, drawn=drawn, normalization=normalization, given=given)
+
+
+def penalised(backbone, head, *, drawn=True, normalization=Normalization.BATCH, given=None):
     return transfer_problem(
         lambda i, c: make(i, c, normalization),
         given=source(normalization) if given is None else given,
         fresh_layers=1,
         drawn=drawn,
-        backbone=L2Term("l2_sp", 0.3, per, biases=biases),
-        head=head or L2Term("l2", 0.02),
+        backbone=backbone,
+        head=head,
         train=rows(),
         valid=None,
         test=None,
@@ -148,6 +153,16 @@ def test_per_layer_strengths_are_numbered_within_their_part():
     backbone, head = problem.regularizers
     assert sorted(set(backbone.groups.tolist())) == [0, 1, 2]
     assert int((head.groups == 0).sum()) == 3 * 6
+
+
+def test_a_part_may_go_without_a_penalty():
+    both = problem_of()
+    for place, terms in enumerate([(L2Term("l2_sp", 0.3), None), (None, L2Term("l2", 0.02))]):
+        (alone,) = penalised(*terms).regularizers
+        assert torch.equal(alone.groups, both.regularizers[place].groups)
+        assert alone.name == both.regularizers[place].name
+    with pytest.raises(LearnError, match="nothing to learn"):
+        penalised(None, None)
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ def transfer_problem(
     given: Mapping[str, Tensor],
     fresh_layers: int,
     drawn: bool,
-    backbone: L2Term,
-    head: L2Term,
+    backbone: L2Term | None,
+    head: L2Term | None,
     train: Examples,
     valid: Examples | None,
     test: Examples | None,
@@ -39,8 +39,8 @@ def transfer_problem(
         given: parameters of the backbone by name; see `transferred`.
         fresh_layers: how many of the last layers are the head.
         drawn: whether the backbone's penalty is L2-SP, around the given weights, or L2, around zero.
-        backbone: the penalty of the backbone.
-        head: the penalty of the head, around zero.
+        backbone: the penalty of the backbone; None for none.
+        head: the penalty of the head, around zero; None for none.
         train: rows to train on.
         valid: rows of the outer loss, if any.
         test: rows for reporting.
@@ -59,7 +59,7 @@ def transfer_problem(
         valid=valid,
         test=test,
         loss=loss,
-        terms=[backbone],
+        terms=[term for term in (backbone, head) if term is not None],
         batch_size=batch_size,
         dtype=dtype,
         device=device,
@@ -67,11 +67,12 @@ def transfer_problem(
     )
     like = problem.train.x
     start = transferred(problem.network, given, head=fresh_layers, drawn=drawn, like=like)
-    penalties = (
-        _l2(backbone, start.backbone(backbone.per, biases=backbone.biases), like),
-        _l2(head, start.head(head.per, biases=head.biases), like),
-    )
-    return replace(problem, network=start.network, regularizers=penalties)
+    penalties = []
+    if backbone is not None:
+        penalties.append(_l2(backbone, start.backbone(backbone.per, biases=backbone.biases), like))
+    if head is not None:
+        penalties.append(_l2(head, start.head(head.per, biases=head.biases), like))
+    return replace(problem, network=start.network, regularizers=tuple(penalties))
 
 
 def _l2(term: L2Term, groups: Groups, like: Tensor) -> L2:
