@@ -1,10 +1,11 @@
 """The model that a job leaves behind: trained to the end at the strengths that were learned."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
+from workers.calibration import AnyCalibration, calibrations
 from workers.learn.cost import Cost
 from workers.learn.inner.base import InnerSolution
 from workers.learn.inner.lbfgs import LBFGS
@@ -31,6 +32,8 @@ class FinishedModel:
     strength_factor: float
     """What the learned strengths were multiplied with for the final training; 1 without folds."""
     cost: Cost
+    calibration: Mapping[str, AnyCalibration] = field(default_factory=dict)
+    """Of every part whose predictions have probabilities."""
 
 
 def finish(problem: LinearProblem, answer: Answer, terms: Sequence[L2Term | L1Term], *, seed: int) -> FinishedModel:
@@ -49,10 +52,13 @@ def finish(problem: LinearProblem, answer: Answer, terms: Sequence[L2Term | L1Te
     problem, answer = in_double(problem, answer)
     solution = _train(problem, answer.raw, answer.weights)
     if problem.layout.models == 1:
-        metrics = {part.value: problem.evaluate(solution.w, part) for part in _in_order(problem.parts())}
+        parts = _in_order(problem.parts())
+        metrics = {part.value: problem.evaluate(solution.w, part) for part in parts}
+        found = calibrations(problem, solution.w, parts)
         weights = problem.named_weights(solution.w)
-        return FinishedModel(_on_cpu(weights), metrics, "train", problem.train.design.rows, 1.0, solution.cost)
+        return FinishedModel(_on_cpu(weights), metrics, "train", problem.train.design.rows, 1.0, solution.cost, found)
     metrics = {part.value: problem.evaluate(solution.w, part) for part in (Part.TRAIN, Part.VALID)}
+    found = calibrations(problem, solution.w, (Part.TRAIN, Part.VALID))
     refit = refit_problem(problem, terms)
     rows = refit.train.design.rows
     factor = _mean_training_rows(problem) / rows
@@ -60,8 +66,9 @@ def finish(problem: LinearProblem, answer: Answer, terms: Sequence[L2Term | L1Te
     final = _train(refit, refit.space.unconstrain(natural), refit.initial_weights(seed))
     if Part.TEST in refit.parts():
         metrics[Part.TEST.value] = refit.evaluate(final.w, Part.TEST)
+        found |= calibrations(refit, final.w, (Part.TEST,))
     return FinishedModel(
-        _on_cpu(refit.named_weights(final.w)), metrics, "folds", rows, factor, solution.cost + final.cost
+        _on_cpu(refit.named_weights(final.w)), metrics, "folds", rows, factor, solution.cost + final.cost, found
     )
 
 

@@ -19,6 +19,7 @@ from service.spec.job import JobSpec
 from service.spec.regularizers import L1, L2
 from service.version import version as own_version
 from workers.build.names import strength_names
+from workers.calibration import calibration_body, with_scores
 from workers.data.load import LoadedData, feature_names
 from workers.evidence import Evidence
 from workers.finish import FinishedModel
@@ -85,8 +86,8 @@ def result_body(
     """
     return any_result_body(
         spec,
-        {name: described(value, _entry_names(name, value, spec, data)) for name, value in strengths.items()},
-        model.metrics,
+        {name: described(value, entry_names(name, value, spec, data)) for name, value in strengths.items()},
+        with_scores(model.metrics, model.calibration),
         evidence.body(),
         {
             "trained_on": model.trained_on,
@@ -97,6 +98,7 @@ def result_body(
         },
         spent=replace(spent, cost=spent.cost + evidence.cost + model.cost),
         files=files,
+        calibration=calibration_body(model.calibration),
     )
 
 
@@ -109,6 +111,7 @@ def any_result_body(
     *,
     spent: Spent,
     files: Iterable[FileRecord],
+    calibration: JsonObject | None = None,
 ) -> JsonObject:
     """The result of a job on any model that has succeeded.
 
@@ -120,10 +123,12 @@ def any_result_body(
         model: what is to be known of the final model.
         spent: what everything took, checks and the final training included.
         files: those that are stored already.
+        calibration: of its predictions, a `calibration_body`; None where they are numbers and nothing else.
     """
     return {
         "hyperparameters": hyperparameters,
         "metrics": {part: _numbers(values) for part, values in metrics.items()},
+        "calibration": calibration,
         "evidence": evidence,
         "model": model,
         "cost": {
@@ -217,7 +222,7 @@ def described(value: Tensor, names: list[str] | None) -> JsonValue:
     return {**summary, "values": list(values), "names": None if names is None else list(names)}
 
 
-def _entry_names(name: str, value: Tensor, spec: JobSpec, data: LoadedData) -> list[str] | None:
+def entry_names(name: str, value: Tensor, spec: JobSpec, data: LoadedData) -> list[str] | None:
     """What each strength of a block is for; None for strengths per parameter, class after class in each feature."""
     if value.ndim == 0 or value.numel() > _MOST_VALUES:
         return None

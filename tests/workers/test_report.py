@@ -91,10 +91,11 @@ def result_of(per: str) -> dict:
 
 def test_a_result_has_the_contracts_fields() -> None:
     result = result_of("model")
-    assert {"hyperparameters", "metrics", "evidence", "cost", "files", "reproduce"} <= set(result)
+    assert {"hyperparameters", "metrics", "calibration", "evidence", "cost", "files", "reproduce"} <= set(result)
     assert result["hyperparameters"] == {"l2": pytest.approx(0.01)}
     assert set(result["metrics"]) == {"train", "valid", "test"}
-    assert {"loss", "accuracy"} <= set(result["metrics"]["test"])
+    assert {"loss", "accuracy", "nll", "brier", "ece"} <= set(result["metrics"]["test"])
+    assert set(result["calibration"]) == {"valid", "test"}
     assert result["evidence"]["verdict"] == "not_checked"
     assert {"wall_s", "device_s", "inner_iterations", "hessian_vector_products", "peak_memory_bytes"} <= set(
         result["cost"]

@@ -14,6 +14,7 @@ from service.spec.regularizers import L2
 from workers.build.granularity import per_of
 from workers.build.names import strength_names
 from workers.build.networks import NetworkSpec, build_network, build_network_method, build_trainer
+from workers.calibration import calibration_body, calibrations, with_scores
 from workers.data.load import LoadedData, load
 from workers.learn.method import Answer, State, TrajectoryPoint, natural_values
 from workers.learn.models.groups import groups
@@ -96,7 +97,10 @@ class NetworkConclusion(AbstractConclusion):
         self._answer = answer
         self._cost = state.cost
         self._strengths = natural_values(problem.space, answer.raw)
-        self._metrics = {part.value: problem.evaluate(answer.weights, part) for part in Part if part in problem.parts()}
+        parts = [part for part in Part if part in problem.parts()]
+        self._calibration = calibrations(problem, answer.weights, parts)
+        metrics = {part.value: problem.evaluate(answer.weights, part) for part in parts}
+        self._metrics = with_scores(metrics, self._calibration)
 
     def files(self) -> Mapping[str, bytes]:
         """Return the weights and the strengths."""
@@ -125,6 +129,7 @@ class NetworkConclusion(AbstractConclusion):
             },
             spent=Spent(wall_seconds, wall_seconds, peak_memory_bytes, self._cost + evidence.cost),
             files=files,
+            calibration=calibration_body(self._calibration),
         )
 
     def result_file(self, result: JsonObject) -> tuple[str, bytes]:

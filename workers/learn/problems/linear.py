@@ -112,11 +112,30 @@ class LinearProblem(AbstractBilevelProblem):
 
         With folds there is no single model for the test rows: see `refit`.
         """
+        rows = self.rows_of(part)
+        return self.loss.metrics(self.outputs(w, rows.design), rows.y, rows.weights)
+
+    def outputs_on(self, w: Tensor, part: Part) -> tuple[Tensor, Tensor]:
+        """Return the outputs on a part, [m, c], and the targets that they are for, [m] or [m, c].
+
+        With folds they are those of all models, one after the other, each on the rows that count for it: of the
+        validation rows every row once, seen by the model that was not trained on it.
+        """
+        rows = self.rows_of(part)
+        model, row = torch.nonzero(rows.weights.T > 0, as_tuple=True)
+        return self.outputs(w, rows.design)[row, model], rows.y[row]
+
+    def rows_of(self, part: Part) -> Rows:
+        """Return the rows of a part.
+
+        Raises:
+            LearnError: there are none, or with folds no single model for them.
+        """
         if part not in self.parts():
             raise LearnError(f"no model for the part {part}; there are {sorted(self.parts())}")
         rows = {Part.TRAIN: self.train, Part.VALID: self.valid, Part.TEST: self.test}[part]
         assert rows is not None  # noqa: S101 (by `parts`)
-        return self.loss.metrics(self.outputs(w, rows.design), rows.y, rows.weights)
+        return rows
 
     def outputs(self, w: Tensor, design: Design) -> Tensor:
         """Return z = X W + b, [n, k, c]."""

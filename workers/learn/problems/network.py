@@ -128,11 +128,24 @@ class NetworkProblem(AbstractBilevelProblem):
 
     def evaluate(self, w: Tensor, part: Part) -> dict[str, float]:
         """Return metrics on a part, normalised by the statistics of the training rows at `w`."""
+        return self.losses.metrics(*self.outputs_on(w, part))
+
+    def outputs_on(self, w: Tensor, part: Part) -> tuple[Tensor, Tensor]:
+        """Return the outputs on a part, [n, c], and its targets, [n] or [n, c]; normalised as for `evaluate`."""
+        rows = self.rows_of(part)
+        losses = replace(self.losses, buffers=self.statistics(w))
+        return losses.outputs(w, rows.x), rows.y
+
+    def rows_of(self, part: Part) -> Batch:
+        """Return the rows of a part.
+
+        Raises:
+            LearnError: there are none.
+        """
         rows = self._rows()[part]
         if rows is None:
             raise LearnError(f"there are no rows of the part {part}; there are {sorted(self.parts())}")
-        losses = replace(self.losses, buffers=self.statistics(w))
-        return losses.metrics(losses.outputs(w, rows.x), rows.y)
+        return rows
 
     def named_weights(self, w: Tensor) -> dict[str, Tensor]:
         """Return parameters, and normalization statistics of the training rows, by the names in the module."""
