@@ -139,7 +139,11 @@ def any_result_body(
             "hessian_vector_products": spent.cost.hessian_vector_products,
             "peak_memory_bytes": spent.peak_memory_bytes,
         },
-        "files": [{"name": file.name, "sha256": file.sha256, "size_bytes": file.size_bytes} for file in files],
+        # `bytes` as everywhere in the API; `size_bytes` was there first.
+        "files": [
+            {"name": file.name, "sha256": file.sha256, "bytes": file.size_bytes, "size_bytes": file.size_bytes}
+            for file in files
+        ],
         "reproduce": {"spec": spec.model_dump(mode="json"), "seed": spec.seed, "versions": dict(versions())},
     }
 

@@ -103,7 +103,7 @@ def test_a_result_has_the_contracts_fields() -> None:
     assert result["cost"]["hessian_vector_products"] == 7
     assert result["cost"]["inner_iterations"] > 5 + 1
     # The key is where the service keeps the file, which is nobody's business.
-    assert result["files"] == [{"name": "weights.safetensors", "sha256": "ab", "size_bytes": 3}]
+    assert result["files"] == [{"name": "weights.safetensors", "sha256": "ab", "bytes": 3, "size_bytes": 3}]
     assert JobSpec.model_validate(result["reproduce"]["spec"]).data.dataset == "builtin:wine"
     assert {"hyperdial", "python", "torch", "numpy"} <= set(result["reproduce"]["versions"])
 
