@@ -33,6 +33,7 @@ from workers.report import (
     result_file,
     safetensors_file,
 )
+from workers.self_tuning import self_tuning_body
 from workers.study import AbstractConclusion, AbstractStudy, AnyMethod
 
 
@@ -73,7 +74,7 @@ class NetworkStudy(AbstractStudy):
     def conclude(self, state: State) -> "NetworkConclusion":
         """Measure the network that the run has led to."""
         answer = self._method.answer(self._problem, state)
-        return NetworkConclusion(self._spec, self._model, self._data, self._problem, answer, state)
+        return NetworkConclusion(self._spec, self._model, self._data, self._problem, self._method, answer, state)
 
 
 @final
@@ -86,6 +87,7 @@ class NetworkConclusion(AbstractConclusion):
         model: NetworkSpec,
         data: LoadedData,
         problem: NetworkProblem,
+        method: AnyMethod,
         answer: Answer,
         state: State,
     ) -> None:
@@ -94,8 +96,9 @@ class NetworkConclusion(AbstractConclusion):
         self._model = model
         self._data = data
         self._problem = problem
+        self._method = method
         self._answer = answer
-        self._cost = state.cost
+        self._state = state
         self._strengths = natural_values(problem.space, answer.raw)
         parts = [part for part in Part if part in problem.parts()]
         self._calibration = calibrations(problem, answer.weights, parts)
@@ -115,7 +118,7 @@ class NetworkConclusion(AbstractConclusion):
         problem, data = self._problem, self._data
         evidence = examine_network(problem, build_trainer(self._model, problem), self._answer.raw, self._spec)
         names = self._entry_names()
-        return any_result_body(
+        result = any_result_body(
             self._spec,
             {name: described(value, names.get(name)) for name, value in self._strengths.items()},
             self._metrics,
@@ -127,10 +130,12 @@ class NetworkConclusion(AbstractConclusion):
                 "features": data.task.width,
                 "classes": None if data.class_names is None else list(data.class_names),
             },
-            spent=Spent(wall_seconds, wall_seconds, peak_memory_bytes, self._cost + evidence.cost),
+            spent=Spent(wall_seconds, wall_seconds, peak_memory_bytes, self._state.cost + evidence.cost),
             files=files,
             calibration=calibration_body(self._calibration),
         )
+        tuned = self_tuning_body(self._method, problem, self._state)
+        return result if tuned is None else {**result, "self_tuning": tuned}
 
     def result_file(self, result: JsonObject) -> tuple[str, bytes]:
         """Return `result.json`."""
