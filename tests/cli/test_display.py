@@ -102,6 +102,20 @@ def test_a_result_shows_metrics_and_evidence() -> None:
         assert expected in shown
 
 
+def test_scores_of_probabilities_stand_beside_the_loss() -> None:
+    scores = {"loss": 0.5, "accuracy": 0.9, "nll": 0.5, "brier": 0.25, "ece": 0.0625}
+    bins = [{"low": 0.0, "high": 1.0, "count": 0, "confidence": None, "accuracy": None}]
+    result = ResultView.model_validate(
+        {
+            "metrics": {"valid": scores, "test": {**scores, "nll": "Infinity"}},
+            "calibration": {"test": {"nll": "Infinity", "bins": bins}},
+        }
+    )
+    lines = text_of(result_view(result)).splitlines()
+    assert ["accuracy", "brier", "ece", "loss", "nll"] in [line.split() for line in lines]
+    assert ["test", "0.9", "0.25", "0.0625", "0.5", "Infinity"] in [line.split() for line in lines]
+
+
 def test_long_lists_are_cut_and_objects_named() -> None:
     assert summary(list(range(12))).endswith(", …]")
     assert summary({"size": 3, "min": 0.5}) == "size 3, min 0.5"
