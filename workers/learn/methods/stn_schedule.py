@@ -25,7 +25,7 @@ class Schedule:
     every: int
     """From one kept step to the next: a power of two."""
     values: Tensor
-    """Natural values at the steps 0, every, 2 every, …, [m, h], float64 on the CPU."""
+    """Natural values at the steps 0, every, 2 every, …, [m, h], float64."""
     last: Tensor
     """The same at the last step, [h]."""
 
@@ -37,7 +37,8 @@ class Schedule:
 
     def joined(self, hyperparameters: Mapping[str, Tensor]) -> "Schedule":
         """Return the schedule with the natural values of one more point, by name in the order of the space."""
-        last = torch.cat([value.detach().double().cpu().reshape(-1) for value in hyperparameters.values()])
+        # A run that moves from the CPU to a GPU takes all tensors of its state there, these with them.
+        last = torch.cat([value.detach().reshape(-1) for value in hyperparameters.values()]).to(self.values)
         longer = replace(self, steps=self.steps + 1, last=last)
         if self.steps % self.every:
             return longer
