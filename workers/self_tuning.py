@@ -15,10 +15,10 @@ from workers.learn.problems.network import NetworkProblem
 _MOST_NAMES: Final = 20
 """Hyperparameters that are told of; those of a deep network can be many more."""
 
-_POINTS: Final = 15
+_POINTS: Final = 11
 """Of a curve: an odd number, so that the answer is in its middle."""
 
-_MOST_ROWS: Final = 4096
+_MOST_ROWS: Final = 2048
 """Validation rows that curves are predicted on: they cost as many passes as they have points."""
 
 

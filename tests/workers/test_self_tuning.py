@@ -61,11 +61,11 @@ def test_the_result_holds_the_schedule_and_the_predicted_losses() -> None:
     strengths = problem.space.constrain(answer.raw)
     for name, at in (("l2[0]", strengths["l2"][0]), ("dropout", strengths["dropout"])):
         curve = found["response_curves"][name]
-        assert len(curve["strength"]) == len(curve["predicted_valid_loss"]) == 15
+        assert len(curve["strength"]) == len(curve["predicted_valid_loss"]) == 11
         assert curve["strength"] == sorted(curve["strength"])
         # In the middle nothing is predicted: there the network is the one that was trained.
-        assert curve["strength"][7] == pytest.approx(float(at))
-        assert curve["predicted_valid_loss"][7] == pytest.approx(loss)
+        assert curve["strength"][5] == pytest.approx(float(at))
+        assert curve["predicted_valid_loss"][5] == pytest.approx(loss)
         assert len(set(curve["predicted_valid_loss"])) > 1
     assert found["valid_rows"] == problem.validation.rows
     assert result["calibration"]["valid"]["nll"] == pytest.approx(loss, rel=1e-5)
