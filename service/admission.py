@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 from service.dealing import Share
 from service.estimates.base import Estimate
 from service.estimates.denoiser import estimate_denoiser
+from service.estimates.elbo import elbo_seconds, estimate_rff_gp
 from service.estimates.linear import estimate_linear, linear_strengths
 from service.estimates.network import estimate_network
 from service.image_task import ImageTask, read_image_task
@@ -17,8 +18,8 @@ from service.spec.data import ColumnSplit
 from service.spec.hyperparameters import Granularity
 from service.spec.job import Device, JobSpec, Precision
 from service.spec.linear import DirectSolver, NystromSolver
-from service.spec.methods import STN, TPE, Grid, solver_of
-from service.spec.models import CNN, MLP, NETWORKS, Denoiser, LinearModel
+from service.spec.methods import STN, TPE, ELBo, Grid, solver_of
+from service.spec.models import CNN, MLP, NETWORKS, RFFGP, Denoiser, LinearModel
 from service.spec.regularizers import L1, L2, FieldOfExperts
 from service.task import Refusal, Task, read_task, weights_refusal
 
@@ -87,6 +88,13 @@ def admit(spec: JobSpec, dataset: DatasetRecord, *, gpu_online: bool | None = No
                 return Admission((_only_dense(spec),), (), None)
             figures = estimate_network(spec, layers, task)
             warnings = (*_redundant(spec),)
+        case RFFGP():
+            task = read_task(spec.data, dataset, loss=spec.loss)
+            if isinstance(task, list):
+                return Admission(tuple(task), (), None)
+            if dataset.is_sparse:
+                return Admission((_only_dense(spec),), (), None)
+            figures, warnings = estimate_rff_gp(spec, spec.model, task), ()
         case Denoiser():
             images = read_image_task(spec.data, dataset, spec.model)
             if isinstance(images, list):
@@ -97,6 +105,8 @@ def admit(spec: JobSpec, dataset: DatasetRecord, *, gpu_online: bool | None = No
             warnings = ()
         case _:
             assert_never(spec.model)
+    if isinstance(spec.method, ELBo):
+        figures = replace(figures, seconds=elbo_seconds(spec, figures))
     refusals = (*_solver_refusals(spec, figures.weights), *_search_refusals(spec, figures.strengths))
     if refusals:
         return Admission(refusals, (), None)
@@ -136,7 +146,9 @@ def _only_dense(spec: JobSpec) -> Refusal:
     if isinstance(spec.model, LinearModel):
         detail = f"{spec.method.kind!r} takes dense features, this dataset is sparse: take another method"
         return Refusal("/method/kind", detail)
-    return Refusal("/model/kind", "networks take dense features, this dataset is sparse: take model 'linear'")
+    return Refusal(
+        "/model/kind", f"{spec.model.kind!r} takes dense features, this dataset is sparse: take model 'linear'"
+    )
 
 
 def _search_refusals(spec: JobSpec, strengths: int) -> Iterator[Refusal]:
@@ -214,8 +226,8 @@ def _redundant(spec: JobSpec) -> Iterator[AdmissionWarning]:
 
 
 def _many_strengths(figures: Estimate, spec: JobSpec) -> Iterator[AdmissionWarning]:
-    if isinstance(spec.model, Denoiser):
-        return  # every pixel is an observation
+    if isinstance(spec.model, Denoiser) or isinstance(spec.method, ELBo):
+        return  # every pixel is an observation, or every row is
     rows = figures.rows.train if figures.folds is not None else figures.rows.valid
     if figures.strengths > 1 and figures.strengths * _FEW_ROWS_A_STRENGTH > rows:
         yield AdmissionWarning(

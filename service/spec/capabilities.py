@@ -19,6 +19,7 @@ _SEARCHED: Final[Mapping[str, frozenset[str]]] = {
 }
 
 CAPABILITIES: Final[Mapping[str, Mapping[str, frozenset[str]]]] = {
+    "elbo": {model: frozenset({"l2"}) for model in ("linear", "mlp", "cnn", "rff_gp")},
     "grid": _SEARCHED,
     "hoag": {"linear": frozenset({"l1", "l2"}), "denoiser": frozenset({"tv", "field_of_experts"})},
     "implicit": {
@@ -42,6 +43,7 @@ GRANULARITIES: Final[Mapping[str, frozenset[Granularity]]] = {
     "linear": frozenset({Granularity.MODEL, Granularity.FEATURE, Granularity.CLASS, Granularity.PARAMETER}),
     "mlp": frozenset({Granularity.MODEL, Granularity.LAYER, Granularity.TENSOR, Granularity.PARAMETER}),
     "cnn": frozenset({Granularity.MODEL, Granularity.LAYER, Granularity.TENSOR, Granularity.PARAMETER}),
+    "rff_gp": frozenset({Granularity.MODEL}),
     "denoiser": frozenset({Granularity.MODEL}),
 }
 """model → what its penalties can have a strength for."""

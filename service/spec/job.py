@@ -9,8 +9,8 @@ from service.spec.base import SafeText, Spec, wrong_at
 from service.spec.capabilities import FOLDS, GRANULARITIES, refusal
 from service.spec.data import DataSpec, KFoldSplit
 from service.spec.hyperparameters import Granularity
-from service.spec.methods import STN, Implicit, MethodSpec, QuasiNewtonStep
-from service.spec.models import NETWORKS, Denoiser, ImagePrior, LinearModel, Loss, ModelSpec
+from service.spec.methods import STN, ELBo, Implicit, MethodSpec, Posterior, QuasiNewtonStep
+from service.spec.models import NETWORKS, RFFGP, Denoiser, ImagePrior, LinearModel, Loss, ModelSpec
 from service.spec.regularizers import L1, L2, NOISES, TV, FieldOfExperts, LabelSmoothing, RegularizerSpec
 
 LabelKey = Annotated[SafeText, Field(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
@@ -127,9 +127,11 @@ class JobSpec(Spec):
     @model_validator(mode="before")
     @classmethod
     def _method_that_suits_the_model(cls, given: object) -> object:
-        # A network is trained by mini-batches: exact solves and comparisons of values are not to be had.
         if not isinstance(given, dict) or not isinstance(given.get("model"), dict):
             return given
+        if given["model"].get("kind") == RFFGP.model_fields["kind"].default and "method" not in given:
+            return {**given, "method": {"kind": ELBo.model_fields["kind"].default}}
+        # A network is trained by mini-batches: exact solves and comparisons of values are not to be had.
         method = given.get("method", {"kind": "implicit"})
         # A list, since what a client sends for a kind need not be hashable.
         kinds = [network.model_fields["kind"].default for network in NETWORKS]
@@ -147,7 +149,7 @@ class JobSpec(Spec):
         if reason := refusal(self.method.kind, self.model.kind, kinds):
             raise wrong_at("method/kind", reason)
         self._granularities_fit()
-        if isinstance(self.data.split, KFoldSplit) and isinstance(self.method, STN):
+        if isinstance(self.data.split, KFoldSplit) and isinstance(self.method, STN | ELBo):
             raise wrong_at("data/split/kind", f"{self.method.kind!r} learns from one training: take holdout or column")
         if isinstance(self.data.split, KFoldSplit) and self.model.kind not in FOLDS:
             raise wrong_at("data/split/kind", f"folds are for {' and '.join(sorted(FOLDS))}: take holdout or column")
@@ -157,6 +159,8 @@ class JobSpec(Spec):
             self._implicit_fits(self.method)
         if isinstance(self.method, STN):
             self._stn_fits()
+        if isinstance(self.method, ELBo):
+            self._elbo_fits(self.method)
         self._noises_fit()
         return self
 
@@ -178,6 +182,27 @@ class JobSpec(Spec):
             if isinstance(regularizer, L2) and regularizer.strength.per not in accepted:
                 names = " or ".join(granularity.value for granularity in accepted)
                 raise wrong_at(f"regularizers/{place}/strength/per", f"'stn' learns strengths per {names}")
+
+    def _elbo_fits(self, method: ELBo) -> None:
+        if len(self.regularizers) > 1:
+            raise wrong_at("regularizers/1", "'elbo' reads a penalty as the prior of the weights: take one")
+        has_closed_form = self.loss is Loss.SQUARED_ERROR and isinstance(self.model, LinearModel | RFFGP)
+        if method.posterior is Posterior.EXACT and not has_closed_form:
+            raise wrong_at(
+                "method/posterior",
+                "the exact posterior has a closed form for models 'linear' and 'rff_gp' with loss 'squared_error': "
+                "take isotropic or diagonal",
+            )
+        if not self.trains_by_steps:
+            for field in ("learning_rates", "training_steps"):
+                if getattr(method, field) is not None:
+                    raise wrong_at(f"method/{field}", f"this objective climbs in closed form: leave out {field}")
+
+    @property
+    def trains_by_steps(self) -> bool:
+        """Whether method `elbo` trains by stochastic gradients; else its objective has a closed form."""
+        exact = isinstance(self.method, ELBo) and self.method.posterior is Posterior.EXACT
+        return not exact and not (isinstance(self.model, LinearModel) and self.loss is Loss.SQUARED_ERROR)
 
     def _noises_fit(self) -> None:
         seen: set[str] = set()

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from service.spec.base import Spec, wrong_at
+from service.spec.hyperparameters import Granularity
 from service.spec.training import AdamOptimizer, OptimizerSpec, TrainingSchedule
 
 
@@ -126,6 +127,36 @@ class CNN(Network):
         return self
 
 
+class RFFGP(Spec):
+    """A Gaussian process by random Fourier features: f(x) = w · φ(x) + b, φ(x) = √(2/R) cos(F (x / ℓ) + p).
+
+    Frequencies F and phases p are drawn once by the seed; weights ~ N(0, v) make it a process with the squared
+    exponential kernel v exp(−½ ‖(x − x')/ℓ‖²) as R grows. Method `elbo` learns v, the length scales ℓ and, with
+    `squared_error`, the noise. Dense features only. Source: Rahimi & Recht (2007), NeurIPS.
+    """
+
+    kind: Literal["rff_gp"] = "rff_gp"
+    features: Annotated[int, Field(ge=1, le=65_536)] = Field(default=1024, description="R, the number of features.")
+    lengthscales: Granularity = Field(
+        default=Granularity.MODEL,
+        strict=False,
+        description="One length scale for the whole `model`, or one for each `feature`, which finds out how much each "
+        "matters.",
+    )
+    initial_lengthscale: Annotated[float, Field(gt=0, le=1e6)] | None = Field(
+        default=None, description="Where length scales start; null: the root of the number of features."
+    )
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        default=1024, description="Rows of a training step; at most all rows. The exact posterior takes all at once."
+    )
+
+    @model_validator(mode="after")
+    def _per_model_or_feature(self) -> Self:
+        if self.lengthscales not in (Granularity.MODEL, Granularity.FEATURE):
+            raise wrong_at("lengthscales", "length scales are learned per model or per feature")
+        return self
+
+
 class ImagePrior(StrEnum):
     """What a denoiser takes for likely in an image."""
 
@@ -156,7 +187,7 @@ class Denoiser(Spec):
     )
 
 
-ModelSpec = Annotated[LinearModel | MLP | CNN | Denoiser, Field(discriminator="kind")]
+ModelSpec = Annotated[LinearModel | MLP | CNN | RFFGP | Denoiser, Field(discriminator="kind")]
 
 NETWORKS = (MLP, CNN)
 """Models that are trained by mini-batches, for so many steps; the others are solved to a tolerance."""

@@ -196,14 +196,28 @@ def test_a_classification_separates_rings():
     assert problem.evaluate(method.answer(problem, state).weights, Part.TRAIN)["accuracy"] > 0.95
 
 
+@pytest.mark.parametrize("term", [L2Term("l2", 0.1, fixed=True), L2Term("l2", 0.1, low=0.1, high=1.0)])
+def test_the_strength_stays_in_its_box_and_all_else_goes_with_it(term):
+    method, problem = FeatureEvidenceMethod(tolerance=1e-9), problem_of(*demo(), terms=[term])
+    state, points = finished(method, problem)
+    at = method.found(problem, state)
+    # The free optimum is at a weaker one.
+    assert float((at.log_noise - at.log_variance).exp()) / problem.train.rows == pytest.approx(0.1)
+    assert points[-1].hypergradient_norm < 1e-6
+    value, slope = method.profile(problem, state, newton_steps=2)
+    steps = [problem_of(*demo(), terms=[L2Term("l2", 0.1 * math.exp(h), fixed=True)]) for h in (-1e-3, 1e-3)]
+    below, above = (method.profile(one, finished(method, one)[0], newton_steps=2)[0] for one in steps)
+    assert slope > 0.0
+    assert (above - below) / 2e-3 == pytest.approx(slope, rel=1e-5)
+    assert below < value < above
+
+
 def test_what_it_cannot_do_is_refused():
     x, y = demo()
     method = FeatureEvidenceMethod()
     classes = problem_of(x, (y > 0).astype(int), loss="cross_entropy")
     with pytest.raises(LearnError, match="squared loss"):
         method.init(classes, seed=0)
-    with pytest.raises(LearnError, match="fixed"):
-        method.init(problem_of(x, y, terms=[L2Term("l2", 0.1, fixed=True)]), seed=0)
     with pytest.raises(LearnError, match="one prior"):
         method.init(problem_of(x, y, terms=[L2Term("l2", 0.1, Per.PARAMETER)]), seed=0)
     network = mlp([2], activation=Activation.RELU, normalization=Normalization.NONE, inputs=1, outputs=1)

@@ -28,6 +28,7 @@ _DATA: Final[Mapping[str, Body]] = {
 
 _MODELS: Final[Mapping[str, Body]] = {
     "mlp": {"widths": [6], "activation": "tanh", "batch_size": 32, "epochs": 3},
+    "rff_gp": {"features": 20},
     "cnn": {"image": [8, 8], "channels": [2], "widths": [4], "activation": "tanh", "batch_size": 128, "epochs": 1},
 }
 
@@ -41,7 +42,11 @@ _REGULARIZERS: Final[Mapping[str, Body]] = {
     "field_of_experts": {"filters": 2, "size": 3, "strength": _BOX, "smoothing": _SMOOTHING},
 }
 
-_METHODS: Final[Mapping[str, Body]] = {"grid": {"points": 2}, "tpe": {"startup_trials": 1}}
+_METHODS: Final[Mapping[str, Body]] = {
+    "elbo": {"training_steps": 60},
+    "grid": {"points": 2},
+    "tpe": {"startup_trials": 1},
+}
 """Settings that make jobs small. Kinds that are in none of these tables come with the defaults of the contract."""
 
 _STEPS: Final = 3
@@ -61,12 +66,16 @@ class Cell:
     """None: what the contract takes by default."""
     precision: str = "float64"
     steps: int = _STEPS
+    posterior: str | None = None
+    """Of `elbo` on numbers, which has closed forms; None: on classes, as the contract has it."""
 
     def __str__(self) -> str:
         """Return the parts that are not the usual ones after the three that name the cell."""
         more = (self.per if self.per != "model" else "", self.split if self.split != "holdout" else "", self.solver)
         precision = self.precision if self.precision != "float64" else ""
-        return "-".join(part for part in (self.method, self.model, self.regularizer, *more, precision) if part)
+        return "-".join(
+            part for part in (self.method, self.model, self.regularizer, *more, precision, self.posterior) if part
+        )
 
     def body(self, *, images: str = IMAGES) -> Body:
         """Return the job as a client says it; `images` is the id of the dataset of images."""
@@ -82,10 +91,15 @@ class Cell:
         method: Body = {"kind": self.method, **_METHODS.get(self.method, {})}
         if self.solver is not None:
             method["solver"] = {"kind": self.solver, **({"rank": 5} if self.solver == "nystrom" else {})}
+        if self.posterior is not None:
+            data = {"dataset": "builtin:diabetes"}
+            by_steps = self.posterior != "exact" and self.model != "linear"
+            method = {"kind": self.method, "posterior": self.posterior, **({"training_steps": 60} if by_steps else {})}
         steps = max(self.steps, 2**3) if self.method == "grid" else self.steps
         return {
             "data": data,
             "model": model,
+            "loss": "cross_entropy" if self.posterior is None and self.model != "denoiser" else "squared_error",
             "regularizers": [regularizer],
             "method": method,
             "budget": {"outer_steps": steps},
@@ -112,6 +126,10 @@ def more_cells() -> Iterator[Cell]:
                     yield finer
         if cell.model in FOLDS and _is_accepted(replace(cell, split="kfold")):
             yield replace(cell, split="kfold")
+        if cell.method == "elbo":
+            yield from filter(
+                _is_accepted, (replace(cell, posterior=kind) for kind in ("isotropic", "diagonal", "exact"))
+            )
         yield from (replace(cell, solver=kind) for kind in _solvers(cell))
         yield replace(cell, precision="float32")
 

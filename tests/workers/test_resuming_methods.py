@@ -12,6 +12,7 @@ from tests.proofs.cells import Body, Cell, cells
 from tests.workers.fleet import Fleet, eventually
 
 _LONGER: dict[str, Body] = {
+    "elbo": {"training_steps": 6000},
     "grid": {"points": 100},
     # Steps that compare values end when nothing is left to be gained; these go on.
     "implicit": {"step": {"kind": "adam", "learning_rate": 0.01}},
@@ -20,7 +21,7 @@ _LONGER: dict[str, Body] = {
 _QUICK = frozenset({"maid-linear-l2", "tpe-linear-l2"})
 """States of all kinds are in these two; each test takes some seconds."""
 
-_STEPS = {"linear": 100, "mlp": 60, "denoiser": 100}
+_STEPS = {"linear": 100, "mlp": 60, "cnn": 40, "rff_gp": 100, "denoiser": 100}
 
 
 def _long(cell: Cell, images: str) -> dict[str, JsonValue]:
@@ -69,8 +70,8 @@ def test_a_killed_run_is_the_same_run(cell: Cell, running: Service) -> None:
     assert fleet.trajectory(job_id) == fleet.trajectory(twin)
     assert job.result is not None
     assert undisturbed.result is not None
-    for part in ("hyperparameters", "metrics"):
-        assert job.result[part] == undisturbed.result[part]
+    for part in ("hyperparameters", "metrics", "calibration", "self_tuning"):
+        assert job.result.get(part) == undisturbed.result.get(part)
     hashes = [{f.name: f.sha256 for f in fleet.store.jobs.files(one)} for one in (job_id, twin)]
     for name in ("weights.safetensors", "hyperparameters.safetensors"):
         assert hashes[0].get(name) == hashes[1].get(name)

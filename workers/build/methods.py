@@ -62,8 +62,8 @@ def build_method(spec: JobSpec, *, size: int, has_kinks: bool = False) -> AnyMet
             )
         case specs.MAID():
             return _any(MAID(initial_accuracy=method.initial_accuracy, tolerance=spec.budget.tolerance))
-        case specs.STN():
-            raise BadData("method 'stn' is for models that are trained by mini-batches")
+        case specs.STN() | specs.ELBo():
+            raise BadData(f"method {method.kind!r} does not go by a validation loss of models that are solved")
         case specs.Grid() | specs.RandomSearch() | specs.TPE():
             return build_search(method, build_convex_trainer(tolerance=spec.budget.tolerance, has_kinks=has_kinks))
         case _:

@@ -5,12 +5,14 @@ from dataclasses import replace
 from typing import Final, assert_never, cast
 
 import numpy as np
+import torch
 
 from service.network_sizes import image_shape
 from service.spec import methods as specs
+from service.spec.hyperparameters import Granularity
 from service.spec.job import JobSpec
 from service.spec.linear import CGSolver, NeumannSolver
-from service.spec.models import CNN, MLP, Activation, LinearModel
+from service.spec.models import CNN, MLP, RFFGP, Activation, LinearModel, Loss
 from service.spec.regularizers import L2
 from service.spec.training import AdamOptimizer, OptimizerSpec, SGDOptimizer, TrainingSchedule
 from service.task import Refusal
@@ -33,6 +35,7 @@ from workers.learn.models import mlp as networks
 from workers.learn.models.cnn import Block, cnn
 from workers.learn.models.image_shape import ImageShape
 from workers.learn.models.network import Network
+from workers.learn.models.random_features import rff_gp
 from workers.learn.outer.adam import Adam
 from workers.learn.outer.quasi_newton import QuasiNewton
 from workers.learn.problems.linear_data import Examples, L2Term
@@ -55,8 +58,11 @@ _LINEAR_EPOCHS: Final = 40
 """How linear models are trained where the method is one for networks: their specification does not say."""
 
 
-NetworkSpec = MLP | CNN | LinearModel
+TrainedSpec = MLP | CNN | LinearModel
 """What is trained by mini-batches: also a linear model, as a network without hidden layers, by `stn`."""
+
+NetworkSpec = TrainedSpec | RFFGP
+"""What is a network, however it is trained."""
 
 
 def build_network(spec: JobSpec, model: NetworkSpec, data: LoadedData, *, device: str) -> NetworkProblem:
@@ -68,6 +74,7 @@ def build_network(spec: JobSpec, model: NetworkSpec, data: LoadedData, *, device
     """
     parts = data.parts
     image = _image(model, data)
+    dtype = build_dtype(spec)
 
     def make(inputs: int, outputs: int) -> Network:
         match model:
@@ -92,10 +99,12 @@ def build_network(spec: JobSpec, model: NetworkSpec, data: LoadedData, *, device
             case LinearModel():
                 relu, none = networks.Activation.RELU, networks.Normalization.NONE
                 return networks.mlp([], activation=relu, normalization=none, inputs=inputs, outputs=outputs)
+            case RFFGP():
+                return _process(spec, model, data, inputs, outputs, like=torch.zeros(0, dtype=dtype, device=device))
             case _:
                 assert_never(model)
 
-    layers = 1 + (0 if isinstance(model, LinearModel) else len(model.widths))
+    layers = 1 + (len(model.widths) if isinstance(model, MLP | CNN) else 0)
     layers += len(model.channels) if isinstance(model, CNN) else 0
     return network_problem(
         make,
@@ -105,10 +114,29 @@ def build_network(spec: JobSpec, model: NetworkSpec, data: LoadedData, *, device
         loss=loss_name(spec.loss),
         terms=build_network_terms(spec),
         batch_size=min(_USUAL_BATCH if isinstance(model, LinearModel) else model.batch_size, len(parts.train)),
-        dtype=build_dtype(spec),
+        dtype=dtype,
         device=device,
         classes=None if data.class_names is None else len(data.class_names),
         noises=build_noises(spec, layers=layers, image=image),
+    )
+
+
+def _process(
+    spec: JobSpec, model: RFFGP, data: LoadedData, inputs: int, outputs: int, *, like: torch.Tensor
+) -> Network:
+    # In the units of the targets, steps of one size suit them all.
+    y = data.y[data.parts.train]
+    has_units = spec.loss is Loss.SQUARED_ERROR
+    return rff_gp(
+        inputs=inputs,
+        outputs=outputs,
+        features=model.features,
+        per_feature=model.lengthscales is Granularity.FEATURE,
+        lengthscale=model.initial_lengthscale or inputs**0.5,
+        outputscale=max(float(y.std()), 1e-12) if has_units else 1.0,
+        seed=spec.seed,
+        like=like,
+        level=float(y.mean()) if has_units else 0.0,
     )
 
 
@@ -137,7 +165,7 @@ def build_network_terms(spec: JobSpec) -> list[L2Term]:
     return terms
 
 
-def build_training(model: NetworkSpec, *, steps: int) -> Training:
+def build_training(model: TrainedSpec, *, steps: int) -> Training:
     """Return how a network is trained; a schedule that falls has fallen after `steps`."""
     if isinstance(model, LinearModel):
         return Training(optimizers.Adam(_LINEAR_RATE), Cosine(total=steps))
@@ -152,14 +180,14 @@ def build_training(model: NetworkSpec, *, steps: int) -> Training:
     return Training(_optimizer(model.optimizer), schedule)
 
 
-def build_trainer(model: NetworkSpec, problem: NetworkProblem) -> NetworkTrainer:
+def build_trainer(model: TrainedSpec, problem: NetworkProblem) -> NetworkTrainer:
     """Return one training from scratch: a trial of a search, and each training that checks an answer."""
     epochs = _LINEAR_EPOCHS if isinstance(model, LinearModel) else model.epochs
     steps = epochs * problem.steps_per_epoch
     return NetworkTrainer(build_training(model, steps=steps), steps)
 
 
-def build_network_method(spec: JobSpec, model: NetworkSpec, problem: NetworkProblem) -> AnyMethod:
+def build_network_method(spec: JobSpec, model: TrainedSpec, problem: NetworkProblem) -> AnyMethod:
     """Return the method of a job on a network."""
     method = spec.method
     match method:
@@ -184,13 +212,13 @@ def build_network_method(spec: JobSpec, model: NetworkSpec, problem: NetworkProb
             return cast("AnyMethod", _self_tuning(spec, method, model, problem))
         case specs.Grid() | specs.RandomSearch() | specs.TPE():
             return build_search(method, build_trainer(model, problem))
-        case specs.HOAG() | specs.MAID():
-            raise BadData(f"method {method.kind!r} needs a model that is solved to a tolerance")
+        case specs.HOAG() | specs.MAID() | specs.ELBo():
+            raise BadData(f"method {method.kind!r} does not train networks like this")
         case _:
             assert_never(method)
 
 
-def _self_tuning(spec: JobSpec, method: specs.STN, model: NetworkSpec, problem: NetworkProblem) -> STN:
+def _self_tuning(spec: JobSpec, method: specs.STN, model: TrainedSpec, problem: NetworkProblem) -> STN:
     # What is left of the steps after a twentieth of them is for the self-tuning itself.
     polish_steps = max(spec.budget.outer_steps // 20, 1) if method.polish and spec.budget.outer_steps > 1 else 0
     steps = spec.budget.outer_steps - polish_steps

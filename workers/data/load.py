@@ -40,7 +40,9 @@ class LoadedData:
         return self.task.labels
 
 
-def load(data: DataSpec, dataset: DatasetRecord, path: Path | None, *, loss: Loss, seed: int) -> LoadedData:
+def load(
+    data: DataSpec, dataset: DatasetRecord, path: Path | None, *, loss: Loss, seed: int, holds_out: bool = True
+) -> LoadedData:
     """Read a job's data and make it ready. The same arguments give the same data.
 
     The scaler's statistics are those of the training rows; with folds, of all rows that are not test rows, so that
@@ -52,6 +54,7 @@ def load(data: DataSpec, dataset: DatasetRecord, path: Path | None, *, loss: Los
         path: the dataset's file; None for a built-in one.
         loss: decides between classes and numbers.
         seed: of the split.
+        holds_out: false for a method that needs no validation rows: they are training rows then.
 
     Raises:
         BadData: the data cannot be used as the specification wants; the message says why.
@@ -69,6 +72,8 @@ def load(data: DataSpec, dataset: DatasetRecord, path: Path | None, *, loss: Los
         is_stratified=task.is_stratified,
         seed=seed,
     )
+    if not holds_out and parts.valid is not None:
+        parts = replace(parts, train=np.sort(np.concatenate([parts.train, parts.valid])), valid=None)
     raw, scaler = _scaled(raw, parts) if data.standardize else (raw, None)
     return LoadedData(task, raw.x, raw.y, parts, scaler)
 

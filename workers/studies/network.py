@@ -13,7 +13,7 @@ from service.spec.job import JobSpec
 from service.spec.regularizers import L2
 from workers.build.granularity import per_of
 from workers.build.names import strength_names
-from workers.build.networks import NetworkSpec, build_network, build_network_method, build_trainer
+from workers.build.networks import NetworkSpec, TrainedSpec, build_network, build_network_method, build_trainer
 from workers.calibration import calibration_body, calibrations, with_scores
 from workers.data.load import LoadedData, load
 from workers.learn.method import Answer, State, TrajectoryPoint, natural_values
@@ -38,7 +38,7 @@ from workers.study import AbstractConclusion, AbstractStudy, AnyMethod
 
 
 def begin_network(
-    spec: JobSpec, model: NetworkSpec, dataset: DatasetRecord, path: Path | None, *, device: str
+    spec: JobSpec, model: TrainedSpec, dataset: DatasetRecord, path: Path | None, *, device: str
 ) -> "NetworkStudy":
     """Return the study of a job on networks: see `BeginStudy`."""
     data = load(spec.data, dataset, path, loss=spec.loss, seed=spec.seed)
@@ -49,7 +49,7 @@ def begin_network(
 class NetworkStudy(AbstractStudy):
     """A job on a network."""
 
-    def __init__(self, spec: JobSpec, model: NetworkSpec, data: LoadedData, *, device: str) -> None:
+    def __init__(self, spec: JobSpec, model: TrainedSpec, data: LoadedData, *, device: str) -> None:
         """Put the pieces together."""
         self._spec = spec
         self._model = model
@@ -84,7 +84,7 @@ class NetworkConclusion(AbstractConclusion):
     def __init__(
         self,
         spec: JobSpec,
-        model: NetworkSpec,
+        model: TrainedSpec,
         data: LoadedData,
         problem: NetworkProblem,
         method: AnyMethod,
@@ -117,7 +117,7 @@ class NetworkConclusion(AbstractConclusion):
         """Check the answer, and return the contract's result."""
         problem, data = self._problem, self._data
         evidence = examine_network(problem, build_trainer(self._model, problem), self._answer.raw, self._spec)
-        names = self._entry_names()
+        names = network_entry_names(self._spec, self._problem)
         result = any_result_body(
             self._spec,
             {name: described(value, names.get(name)) for name, value in self._strengths.items()},
@@ -141,17 +141,21 @@ class NetworkConclusion(AbstractConclusion):
         """Return `result.json`."""
         return RESULT_FILE, result_file(result)
 
-    def _entry_names(self) -> dict[str, list[str]]:
-        named = {}
-        for name, regularizer in zip(strength_names(self._spec), self._spec.regularizers, strict=True):
-            if isinstance(regularizer, L2):
-                found = groups(self._problem.network, per_of(regularizer.strength.per), biases=regularizer.biases)
-                if found.names:
-                    named[name] = list(found.names)
-        return named
+
+def network_entry_names(spec: JobSpec, problem: NetworkProblem) -> dict[str, list[str]]:
+    """Return what each strength is for, by the penalties' names; none of penalties with a single one."""
+    named = {}
+    for name, regularizer in zip(strength_names(spec), spec.regularizers, strict=True):
+        if isinstance(regularizer, L2):
+            found = groups(problem.network, per_of(regularizer.strength.per), biases=regularizer.biases)
+            if found.names:
+                named[name] = list(found.names)
+    return named
 
 
-def network_file(spec: JobSpec, model: NetworkSpec, data: LoadedData, weights: Mapping[str, Tensor]) -> bytes:
+def network_file(
+    spec: JobSpec, model: NetworkSpec, data: LoadedData, weights: Mapping[str, Tensor], *, trained_on: str = "train"
+) -> bytes:
     """`weights.safetensors`: all that is needed to predict from raw features.
 
     Tensors: the parameters and normalization statistics by their names in the network, and `mean`, `scale` [d] of the
@@ -172,6 +176,6 @@ def network_file(spec: JobSpec, model: NetworkSpec, data: LoadedData, weights: M
         "target": data.task.target.name,
         "features": json.dumps(features, ensure_ascii=False),
         "classes": json.dumps(data.class_names, ensure_ascii=False),
-        "trained_on": "train",
+        "trained_on": trained_on,
     }
     return safetensors_file({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)

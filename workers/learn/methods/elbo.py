@@ -71,6 +71,8 @@ class Found:
     """KL(q ‖ p), in nats."""
     kappa: float
     optimizer: AbstractOptimizer
+    objective: float
+    """−J_κ/(κ n), by which candidates are compared."""
 
 
 @final
@@ -246,6 +248,7 @@ class ELBo(AbstractMethod[VariationalProblem, ElboState]):
             divergence=float(divergence.value),
             kappa=objective.kappa,
             optimizer=self.candidates[k],
+            objective=float(_values(state)[k]),
         )
 
     def _point(self, objective: "_Objective", state: ElboState) -> TrajectoryPoint:

@@ -25,7 +25,13 @@ _WIDEST: Final = 7.0
 _QUIETEST: Final = 1e-8
 """Smallest variance of the noise, as a fraction of that of the targets."""
 
+_FARTHEST: Final = 60.0
+"""Largest |log λ| where there is no bound."""
+
 _MOST_REJECTED: Final = 10
+
+_MOST_NEWTON: Final = 64
+"""Logarithms up to which a Hessian is worth its backward passes."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class FeatureEvidenceState:
     step: int
     cost: Cost
     trial: Tensor
-    """Logarithms to evaluate next, [h], float64."""
+    """Logarithms of length scales, strength λ and noise s² to evaluate next, [h], float64."""
     outer: QuasiNewtonState | None
     """The best that was found; None before the first step."""
 
@@ -62,7 +68,9 @@ class FeatureEvidenceMethod(AbstractMethod[NetworkProblem, FeatureEvidenceState]
         evidence, priors = _evidence(problem), _priors(problem)
         square = (evidence.y - evidence.y.mean(0)).square().mean().clamp_min(1e-300)
         start = torch.nn.functional.softplus(_raw_lengthscale(problem)).double().log()
-        logs = torch.cat([start, (0.5 * square / evidence.outputscale**2).log()[None], (0.5 * square).log()[None]])
+        noise = 0.5 * square
+        strength = noise / (evidence.x.shape[0] * 0.5 * square / evidence.outputscale**2)
+        logs = torch.cat([start, strength.log()[None], noise.log()[None]])
         low, high = _box(problem, evidence, priors)
         return FeatureEvidenceState(0, Cost(), torch.minimum(torch.maximum(logs, low), high), None)
 
@@ -72,9 +80,9 @@ class FeatureEvidenceMethod(AbstractMethod[NetworkProblem, FeatureEvidenceState]
         """See `AbstractMethod.step`."""
         evidence, priors = _evidence(problem), _priors(problem)
         low, high = _box(problem, evidence, priors)
-        leaf = state.trial.clone().requires_grad_()
-        found = evidence.conditioned(Process.of(leaf))
         rows = evidence.x.shape[0]
+        leaf = state.trial.clone().requires_grad_()
+        found = evidence.conditioned(_process(leaf, rows))
         value = -found.log_evidence / rows
         (gradient,) = torch.autograd.grad(value, leaf)
         here = float(value.detach())
@@ -90,14 +98,15 @@ class FeatureEvidenceMethod(AbstractMethod[NetworkProblem, FeatureEvidenceState]
             or outer.rejected >= _MOST_REJECTED
             or (outer.steps.shape[0] > 0 and promised <= rounding)
         )
-        after = FeatureEvidenceState(state.step + 1, state.cost + Cost(inner_iterations=1, gradients=1), trial, outer)
+        cost = state.cost + Cost(inner_iterations=1, gradients=1)
+        after = FeatureEvidenceState(state.step + 1, cost, trial, outer)
         slope = float(torch.linalg.vector_norm(projected_gradient(state.trial, gradient, low, high)))
         point = self._point(problem, after, state.trial, found, slope)
         return after, replace(point, status=Status.CONVERGED) if ended else point
 
     def answer(self, problem: NetworkProblem, state: FeatureEvidenceState) -> Answer:
         """See `AbstractMethod.answer`: the highest evidence and the mean of the posterior there."""
-        evidence, at = _evidence(problem), self.found(state)
+        evidence, at = _evidence(problem), self.found(problem, state)
         found = evidence.conditioned(at)
         parts = [
             found.mean.T.reshape(-1),
@@ -109,7 +118,7 @@ class FeatureEvidenceMethod(AbstractMethod[NetworkProblem, FeatureEvidenceState]
         raw = priors.raw((at.log_noise - at.log_variance).exp()[None] / evidence.x.shape[0])
         return Answer(raw.to(problem.train.x), torch.cat(parts).to(problem.train.x))
 
-    def found(self, state: FeatureEvidenceState) -> Process:
+    def found(self, problem: NetworkProblem, state: FeatureEvidenceState) -> Process:
         """Return the process of the highest evidence up to `state`.
 
         Raises:
@@ -117,12 +126,49 @@ class FeatureEvidenceMethod(AbstractMethod[NetworkProblem, FeatureEvidenceState]
         """
         if state.outer is None:
             raise LearnError("no point was evaluated yet")
-        return Process.of(state.outer.raw)
+        return _process(state.outer.raw, problem.train.rows)
+
+    def predictive(self, problem: NetworkProblem, state: FeatureEvidenceState, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean [m, c] and standard deviation [m] of targets at x [m, d], noise included."""
+        return _evidence(problem).predictive(x.double(), self.found(problem, state))
+
+    def profile(
+        self, problem: NetworkProblem, state: FeatureEvidenceState, *, newton_steps: int = 0
+    ) -> tuple[float, float]:
+        """Return −log evidence per row at the best up to `state`, and its derivative in log λ.
+
+        Args:
+            problem: the one that was solved.
+            state: a state of its run.
+            newton_steps: steps towards the optimum in all that has room in its box, beyond where quasi-Newton steps
+                stall: for comparing values of neighbouring strengths.
+        """
+        if state.outer is None:
+            raise LearnError("no point was evaluated yet")
+        evidence, rows = _evidence(problem), problem.train.rows
+
+        def objective(logs: Tensor) -> Tensor:
+            return -evidence.conditioned(_process(logs, rows)).log_evidence / rows
+
+        low, high = _box(problem, evidence, _priors(problem))
+        logs = state.outer.raw
+        free = torch.nonzero((logs > low) & (logs < high)).squeeze(1)
+        for _ in range(newton_steps if free.numel() <= _MOST_NEWTON else 0):
+            leaf = logs.clone().requires_grad_()
+            (gradient,) = torch.autograd.grad(objective(leaf), leaf, create_graph=True)
+            second = [torch.autograd.grad(gradient[place], leaf, retain_graph=True)[0][free] for place in free.tolist()]
+            hessian, gradient = torch.stack(second), gradient.detach()[free]
+            logs = logs.index_add(0, free, -torch.linalg.solve(hessian, gradient).clamp(-0.1, 0.1))
+        leaf = logs.clone().requires_grad_()
+        value = objective(leaf)
+        (slope,) = torch.autograd.grad(value, leaf)
+        return float(value.detach()), float(slope[-2])
 
     def _point(
         self, problem: NetworkProblem, state: FeatureEvidenceState, logs: Tensor, found: Conditioned, slope: float
     ) -> TrajectoryPoint:
-        at, priors, rows = Process.of(logs), _priors(problem), problem.train.rows
+        rows = problem.train.rows
+        at, priors = _process(logs, rows), _priors(problem)
         variance, noise = at.log_variance.exp()[None], at.log_noise.exp()
         scales = dict(enumerate(at.log_lengthscale.exp().tolist()))
         named = (
@@ -179,17 +225,18 @@ def _raw_lengthscale(problem: NetworkProblem) -> Tensor:
     return problem.network.split(start)[2]
 
 
-def _box(problem: NetworkProblem, evidence: FeatureEvidence, priors: GaussianPriors) -> tuple[Tensor, Tensor]:
-    """Return the box of the logarithms: wide, but for the noise; a strength is not bounded here.
+def _process(logs: Tensor, rows: int) -> Process:
+    """Return the process of logarithms [h]: v = s²/(n λ)."""
+    noise = logs[-1]
+    return Process(logs[:-2], noise - logs[-2] - math.log(rows), noise)
 
-    Raises:
-        LearnError: the strength is fixed.
-    """
-    if priors.blocks[0].is_fixed:
-        raise LearnError("the evidence learns the strength of the prior: it cannot be fixed")
+
+def _box(problem: NetworkProblem, evidence: FeatureEvidence, priors: GaussianPriors) -> tuple[Tensor, Tensor]:
+    """Return the box of the logarithms: that of the strength, and a wide one else."""
     scales = _raw_lengthscale(problem).numel()
     square = float((evidence.y - evidence.y.mean(0)).square().mean().clamp_min(1e-300))
     like, level = evidence.x, math.log(square)
-    low = [-_WIDEST] * scales + [level - 25.0, level + math.log(_QUIETEST)]
-    high = [_WIDEST] * scales + [level + 25.0, level + 5.0]
-    return torch.tensor(low).to(like), torch.tensor(high).to(like)
+    least, most = (float(bound.log().clamp(-_FARTHEST, _FARTHEST)) for bound in (priors.bounds.low, priors.bounds.high))
+    low = [-_WIDEST] * scales + [least, level + math.log(_QUIETEST)]
+    high = [_WIDEST] * scales + [most, level + 5.0]
+    return like.new_tensor(low), like.new_tensor(high)

@@ -54,6 +54,7 @@ def rff_gp(
     outputscale: float,
     seed: int,
     like: Tensor,
+    level: float = 0.0,
 ) -> Network:
     """Return a random-feature Gaussian process as a network.
 
@@ -70,6 +71,7 @@ def rff_gp(
         outputscale: o at the start. Beside a learned prior variance it is redundant.
         seed: of frequencies and phases, which are the same on every device.
         like: has the dtype and device of the run.
+        level: b at the start.
 
     Raises:
         LearnError: a number that is not positive.
@@ -83,7 +85,7 @@ def rff_gp(
     module = RandomFeatures(frequencies, phases, outputs=outputs, scales=scales)
     slots = (
         Slot("weight", (outputs, features), 0, Role.WEIGHT, 0.0, features**-0.5),
-        Slot("bias", (outputs,), 0, Role.BIAS, 0.0, 0.0),
+        Slot("bias", (outputs,), 0, Role.BIAS, level, 0.0),
         Slot("raw_lengthscale", (scales,), 0, Role.KERNEL, inverse_softplus(lengthscale), 0.0),
         Slot("raw_outputscale", (1,), 0, Role.KERNEL, inverse_softplus(outputscale), 0.0),
     )
