@@ -95,6 +95,15 @@ def test_l2_on_its_weights_is_l2_around_the_given_ones():
     torch.testing.assert_close(found.gradient, gradient)
 
 
+def test_its_hessian_products_are_differences_of_gradients():
+    problem = problem_of()
+    generator = torch.Generator().manual_seed(1)
+    w, v = (torch.randn(problem.network.size, generator=generator, dtype=torch.float64) for _ in range(2))
+    oracle, raw = problem.oracle(), problem.space.initial(torch.float64, CPU)
+    after, before = (oracle.inner(w + sign * 1e-5 * v, raw).gradient for sign in (1.0, -1.0))
+    torch.testing.assert_close(oracle.hvp(w, raw)(v), (after - before) / 2e-5, rtol=1e-6, atol=1e-8)
+
+
 def test_without_the_pull_it_is_the_plain_problem_from_another_start():
     given = source(Normalization.NONE)
     zero = problem_of(drawn=False, normalization=Normalization.NONE)

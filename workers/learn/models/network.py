@@ -106,8 +106,11 @@ class Network:
 
     def split(self, w: Tensor) -> list[Tensor]:
         """Return the parameters, each in its shape: views of `w` [p], or of origin + w."""
-        w = w if self.origin is None else w + self.origin.to(w)
-        return [part.view(slot.shape) for slot, part in zip(self.slots, torch.split(w, self.sizes), strict=True)]
+        return self.split_direction(w if self.origin is None else w + self.origin.to(w))
+
+    def split_direction(self, v: Tensor) -> list[Tensor]:
+        """Return a change of the parameters, each in its shape: views of `v` [p], which has no origin."""
+        return [part.view(slot.shape) for slot, part in zip(self.slots, torch.split(v, self.sizes), strict=True)]
 
     def join(self, parts: Sequence[Tensor]) -> Tensor:
         """Return the flat vector, [p], of a tensor for each parameter."""

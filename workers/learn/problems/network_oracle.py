@@ -167,7 +167,7 @@ class _Graph:
         parts = grad(
             self.gradient,
             self._leaves,
-            self._network.split(v),
+            self._network.split_direction(v),
             retain_graph=True,
             allow_unused=True,
             materialize_grads=True,
