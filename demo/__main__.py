@@ -18,6 +18,7 @@ from rich.text import Text
 from demo.baselines import Outcome, default, grid, without_penalty
 from demo.comparison import Comparison
 from demo.embedded import DidNotStart, running
+from demo.jobs import JOBS, SPECS, Demonstrated
 from demo.rows import parts_of
 from service.cli.client import Client
 from service.cli.display import Progress, learned_text, learned_values, sparkline
@@ -27,38 +28,20 @@ from service.cli.watching import apply
 
 GRID_POINTS = 50
 PIPE_WIDTH = 130
+WIDE = 140
+"""Columns that two jobs beside each other need."""
 GOOD_VERDICTS = ("optimum", "at_bound")
-SPLIT: dict[str, JsonValue] = {"kind": "holdout", "valid": 0.25, "test": 0.25}
-
-
-def spec(name: str, *, per: str) -> dict[str, JsonValue]:
-    """A job on handwritten digits: softmax regression with a learned L2 penalty."""
-    return {
-        "name": name,
-        "data": {"dataset": "builtin:digits", "split": SPLIT},
-        "model": {"kind": "linear"},
-        "loss": "cross_entropy",
-        "regularizers": [{"kind": "l2", "strength": {"init": 0.1, "low": 1e-4, "high": 10.0, "per": per}}],
-        "method": {"kind": "implicit"},
-        "budget": {"outer_steps": 100, "wall_seconds": 300.0, "tolerance": 1e-4},
-    }
-
-
-SPECS = (
-    spec("one strength for the whole model", per="model"),
-    spec("one strength for each of ten classes", per="class"),
-)
 
 
 def main() -> int:
-    """Run the demo; 0 if both jobs succeeded with an answer that their evidence supports."""
+    """Run the demo; 0 if all jobs succeeded with answers that their evidence supports."""
     console = Console(width=width_of(sys.stdout.isatty(), os.environ), highlight=False, markup=False, emoji=False)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="hyperdial-demo-") as folder:
         console.print("starting the service: database, queue, API and two workers in a temporary folder …")
         try:
             with running(Path(folder), workers=2) as url, Client(url, key=None) as client:
-                console.print(f"ready at {url} after {time.monotonic() - began:.1f} s; submitting two jobs\n")
+                console.print(f"ready at {url} after {time.monotonic() - began:.1f} s; submitting {len(SPECS)} jobs\n")
                 jobs = watch(console, url, [client.submit(job) for job in SPECS])
                 results = [result_of(client, job) for job in jobs]
         except DidNotStart as error:
@@ -94,10 +77,11 @@ def watch(console: Console, url: str, jobs: list[JobView]) -> list[JobView]:
     for thread in threads:
         thread.start()
     beside = Table.grid(expand=True)
-    for _ in panels:
+    for _ in range(2):
         beside.add_column(ratio=1)
-    beside.add_row(*panels)
-    layout = beside if console.is_terminal and console.width >= 140 else Group(*panels)
+    for left, right in zip(panels[::2], panels[1::2], strict=True):
+        beside.add_row(left, right)
+    layout = beside if console.is_terminal and console.width >= WIDE else Group(*panels)
     with Live(layout, console=console, refresh_per_second=10):
         for thread in threads:
             thread.join()
@@ -120,7 +104,9 @@ def report(console: Console, jobs: list[JobView], results: list[ResultView | Non
     parts = parts_of(SPECS[0])
     began = time.monotonic()
     outcomes = [without_penalty(parts), default(parts), grid(parts, points=GRID_POINTS, low=1e-4, high=10.0)]
-    outcomes += [learned(job, result) for job, result in zip(jobs, results, strict=True) if result is not None]
+    outcomes += [
+        learned(one, job, result) for one, job, result in zip(JOBS, jobs, results, strict=True) if result is not None
+    ]
     console.print(Comparison(outcomes, training_rows=len(parts.train.y)))
     console.print(
         f"(baselines by scikit-learn, {time.monotonic() - began:.1f} s; a learned strength's trainings begin where the "
@@ -146,17 +132,17 @@ def report(console: Console, jobs: list[JobView], results: list[ResultView | Non
     return good
 
 
-def learned(job: JobView, result: ResultView) -> Outcome:
-    """A job's answer, as the baselines are told."""
+def learned(one: Demonstrated, job: JobView, result: ResultView) -> Outcome:
+    """A job's answer, as the baselines are told; of several penalties and noises, the smallest and largest number."""
     valid, test = result.metrics.get("valid", {}), result.metrics.get("test", {})
     value = next(iter(result.hyperparameters.values()), None)
-    values = [item for _, item in learned_values(value)]
+    values = [item for each in result.hyperparameters.values() for _, item in learned_values(each)]
     return Outcome(
-        approach=f"learned: {job.name}",
+        approach=f"{one.family}: {job.name}",
         strength=f"{min(values):.3g} {sparkline(values, logarithmic=True)} {max(values):.3g}"
         if len(values) > 1
         else learned_text(value),
-        trainings=job.progress.step,
+        trainings=one.trainings(job, result),
         valid_loss=number(valid.get("loss")),
         valid_accuracy=number(valid.get("accuracy")),
         test_loss=number(test.get("loss")),

@@ -1,6 +1,7 @@
 """The table at the end of the demo: approaches beside each other, or below each other where there is no room."""
 
 from collections.abc import Iterable, Sequence
+from math import isnan
 from typing import Final, final
 
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -27,7 +28,7 @@ class Comparison:
         """Take what is compared."""
         self._outcomes = outcomes
         self._title = Text(f"handwritten digits, {training_rows} training rows", style="italic")
-        self._best = min(outcome.valid_loss for outcome in outcomes)
+        self._best = min(outcome.valid_loss for outcome in outcomes if not isnan(outcome.valid_loss))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw a table if one fits, else a list."""
@@ -64,10 +65,10 @@ class Comparison:
             *(
                 [
                     str(outcome.trainings),
-                    f"{outcome.valid_loss:.4f}",
-                    f"{outcome.valid_accuracy:.1%}",
-                    f"{outcome.test_loss:.4f}",
-                    f"{outcome.test_accuracy:.1%}",
+                    _loss(outcome.valid_loss),
+                    _share(outcome.valid_accuracy),
+                    _loss(outcome.test_loss),
+                    _share(outcome.test_accuracy),
                 ]
                 for outcome in self._outcomes
             ),
@@ -78,12 +79,23 @@ class Comparison:
             yield Text(outcome.approach, style="bold")
             yield Text(f"  strength {outcome.strength}")
             yield Text(f"  {outcome.trainings} training{'' if outcome.trainings == 1 else 's'}")
-            yield Text.assemble("  validation loss ", self._loss(outcome), f", accuracy {outcome.valid_accuracy:.1%}")
+            yield Text.assemble(
+                "  validation loss ", self._loss(outcome), f", accuracy {_share(outcome.valid_accuracy)}"
+            )
             yield Text(f"  test loss {outcome.test_loss:.4f}, accuracy {outcome.test_accuracy:.1%}")
 
     def _loss(self, outcome: Outcome) -> Text:
         is_best = outcome.valid_loss <= self._best * _BEST_WITHIN
-        return Text(f"{outcome.valid_loss:.4f}", "bold green" if is_best else "")
+        return Text(_loss(outcome.valid_loss), "bold green" if is_best else "")
+
+
+def _loss(value: float) -> str:
+    """A loss; a dash where rows were trained on."""
+    return "–" if isnan(value) else f"{value:.4f}"
+
+
+def _share(value: float) -> str:
+    return "–" if isnan(value) else f"{value:.1%}"
 
 
 def _approach(outcome: Outcome) -> str:

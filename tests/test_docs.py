@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from demo.__main__ import SPECS
+from demo.jobs import SPECS
 from service.cli import make_app
 from service.cli.exits import EXIT_CODES
 from service.records import FailureCode, JobStatus, ReasonCode

@@ -154,7 +154,7 @@ class Progress:
         ]
         for name, logarithmic, read in curves:
             known = [loss for point in self.points if (loss := read(point)) is not None]
-            if known:
+            if any(map(math.isfinite, known)):
                 table.add_row(name, number(known[-1]), sparkline(known, logarithmic=logarithmic))
         return [table]
 

@@ -118,21 +118,23 @@ class LogEvent(View):
         return self.message or self.text
 
 
+class CostView(View):
+    """What the answer cost, or the checks behind it."""
+
+    wall_s: float | None = None
+    device_s: float | None = None
+    inner_iterations: int | None = None
+    gradients: int | None = None
+    hessian_vector_products: int | None = None
+    peak_memory_bytes: int | None = None
+
+
 class EvidenceView(View):
     """Why the answer may be trusted."""
 
     verdict: str = "not_checked"
     sentence: str = ""
-
-
-class CostView(View):
-    """What the answer cost."""
-
-    wall_s: float | None = None
-    device_s: float | None = None
-    inner_iterations: int | None = None
-    hessian_vector_products: int | None = None
-    peak_memory_bytes: int | None = None
+    cost: CostView = CostView()
 
 
 class ResultView(View):

@@ -59,6 +59,15 @@ def test_a_job_is_shown_as_it_moves() -> None:
     assert "▁▇█" in shown
 
 
+def test_what_a_method_does_not_know_has_no_line() -> None:
+    progress = Progress(JobView(id="job_1", status="running"))
+    progress.point(PointView(step=0, hyperparameters={"l2": 0.1}, train_loss=1.0, hypergradient_norm=math.nan))
+    shown = text_of(progress)
+    assert "training loss" in shown
+    assert "hypergradient" not in shown
+    assert "validation loss" not in shown
+
+
 def test_a_failure_says_why() -> None:
     progress = Progress(JobView(id="job_1", status="running"))
     progress.status(StatusEvent(status="failed", failure=FailureView(code="diverged", detail="the loss is NaN")))

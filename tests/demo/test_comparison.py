@@ -1,6 +1,7 @@
 """The demo's table says all it has to say at any width."""
 
 import io
+import math
 import re
 
 import pytest
@@ -19,6 +20,7 @@ OUTCOMES = [
         "learned: one strength for each of ten classes", "0.00312 ▁▂▃▄▅▆▇█▁▂ 0.0412", 14, 0.108, 0.978, 0.1199, 0.979
     ),
 ]
+OUTCOMES.append(Outcome("by evidence: no validation rows", "0.004", 4, math.nan, math.nan, 0.19, 0.964))
 
 
 def printed(width: int) -> list[str]:
@@ -36,7 +38,8 @@ def test_no_number_and_no_word_is_cut_at_any_width(width: int) -> None:
     text = " ".join(lines)
     assert "…" not in text
     for outcome in OUTCOMES:
-        for number in (f"{outcome.valid_loss:.4f}", f"{outcome.test_loss:.4f}", f"{outcome.test_accuracy:.1%}"):
+        valid = "–" if math.isnan(outcome.valid_loss) else f"{outcome.valid_loss:.4f}"
+        for number in (valid, f"{outcome.test_loss:.4f}", f"{outcome.test_accuracy:.1%}"):
             assert re.search(rf"(?<![\d.]){re.escape(number)}", text), number
         for word in (*outcome.approach.split(), *outcome.strength.split()):
             assert word in text
@@ -45,7 +48,7 @@ def test_no_number_and_no_word_is_cut_at_any_width(width: int) -> None:
 def test_where_there_is_room_each_approach_has_one_line() -> None:
     lines = printed(PIPE_WIDTH)
     assert len(lines) == 1 + 2 + len(OUTCOMES)
-    assert re.search(r"ten classes +0\.00312 \S+ 0\.0412 +14 +0\.1080 +97\.8% +0\.1199 +97\.9%", lines[-1])
+    assert re.search(r"ten classes +0\.00312 \S+ 0\.0412 +14 +0\.1080 +97\.8% +0\.1199 +97\.9%", lines[-2])
 
 
 def test_eighty_columns_are_enough_for_a_table() -> None:
@@ -56,3 +59,7 @@ def test_without_a_terminal_nothing_is_folded_unless_one_asks_for_it() -> None:
     assert width_of(True, {}) is None
     assert width_of(False, {}) == PIPE_WIDTH
     assert width_of(False, {"COLUMNS": "80"}) is None
+
+
+def test_rows_that_were_trained_on_have_no_validation_loss_and_are_never_the_best() -> None:
+    assert re.search(r"no validation rows +0\.004 +4 +– +– +0\.1900 +96\.4%", printed(PIPE_WIDTH)[-1])
