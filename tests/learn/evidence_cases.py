@@ -1,4 +1,4 @@
-"""Linear-Gaussian data with known answers: `reference/stn_elbo.md`, parts 5.4 and 10."""
+"""Linear-Gaussian data with known answers."""
 
 import numpy as np
 import torch

@@ -50,7 +50,7 @@ def sweep(
         kappa: how often the data count.
         diagonal: a σ² for each weight, or one for all.
 
-    Source: `reference/stn_elbo.md`, 5.3; Harvey, Petrov & Hughes (2025), data-emphasized ELBo.
+    Source: Harvey, Petrov & Hughes (2025), data-emphasized ELBo.
     """
     n, c = regression.y.shape
     found = fit(regression, priors, at.v, at.noise, kappa=kappa)
@@ -93,7 +93,7 @@ def gap(regression: Regression, priors: Priors, at: Gaussians, *, diagonal: bool
     c/2 [D log(tr P / D) − log det P] for one σ², by the inequality of the means; c/2 [Σ log P_jj − log det P] for
     one σ² for each weight, Hadamard's inequality; P = G/s² + V⁻¹, and D features.
 
-    Source: `reference/stn_elbo.md`, 5.4.
+    Source: the inequality of arithmetic and geometric means for the eigenvalues of P; Hadamard (1893).
     """
     found = fit(regression, priors, at.v, at.noise)
     inverse = 1.0 / at.v[priors.of]

@@ -187,7 +187,7 @@ def fit(regression: Regression, priors: Priors, v: Tensor, noise: Tensor, *, kap
     I + √V G √V κ/s² or of I + Φ V Φᵀ κ/s², whichever is smaller: its eigenvalues are at least one, so that neither a
     variance of zero nor a noise that is nearly zero does harm. Nothing is inverted.
 
-    Source: Bishop (2006), Pattern Recognition and Machine Learning, 3.3 and 3.5; `reference/stn_elbo.md`, 7.1.
+    Source: Bishop (2006), Pattern Recognition and Machine Learning, 3.3 and 3.5.
     """
     beta = kappa / noise
     if priors.size == 1:

@@ -55,7 +55,7 @@ class Prior:
     Derivatives are those at fixed v: where v is at its optimum they are the same, and where it is held it moves with
     the noise alone.
 
-    Source: Harvey, Petrov & Hughes (2025), equation for λ* and the KL that it leaves; `reference/stn_elbo.md`, 5.1.
+    Source: Harvey, Petrov & Hughes (2025), equation for λ* and the KL that it leaves.
     """
 
     partition: Partition
