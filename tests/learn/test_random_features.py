@@ -159,6 +159,16 @@ def test_the_method_climbs_to_the_top_and_answers_with_its_posterior(per_feature
         assert 5 * scales[0] < min(scales[1:])  # only the first feature matters
 
 
+@pytest.mark.parametrize(("noise", "expected"), [(1.0, 0.5), (0.3, 0.1), (0.02, 0.01)])
+def test_it_starts_from_the_noise_with_the_most_evidence(noise, expected):
+    draws = np.random.default_rng(3)
+    x = draws.normal(size=(80, 1))
+    y = np.sin(x[:, 0]) / np.std(np.sin(x[:, 0])) + noise * draws.normal(size=80)
+    problem, method = problem_of(x, y, features=128), FeatureEvidenceMethod()
+    state = method.init(problem, seed=0)
+    assert math.exp(float(state.trial[-1])) == pytest.approx(expected * y.var(), rel=1e-9)
+
+
 def test_a_resumed_run_is_the_same_run():
     x, y = demo()
     method = FeatureEvidenceMethod()
