@@ -18,8 +18,8 @@ from workers.learn.problems.network import NetworkProblem
 
 VariationalProblem = LinearProblem | NetworkProblem
 
-_MOST_ROWS: Final = 8192
-"""Rows on which a sample of the weights is looked at when candidates are compared."""
+_MOST_ROWS: Final = 2048
+"""Rows on which a sample of the weights is looked at when candidates are compared; each sample has others."""
 
 
 @dataclass(frozen=True, eq=False)
