@@ -215,16 +215,18 @@ def _responding(
     """Return W x + b, and (V d) ∘ (R x) + (S d) ∘ (W x) + (C d) ∘ r for the gates of each example."""
     weight, bias = weights_of(stage, parameters)
     response, gate = responses.maps[stage.layer], gates[stage.layer]
-    change = stage.over_outputs(gate.weight) * stage.apply(x, response.weight, None)
-    if gate.own is None:
-        output = stage.apply(x, weight, bias)
-    else:
-        output = stage.apply(x, weight, None)
-        change = torch.addcmul(change, stage.over_outputs(gate.own), output)
-        if bias is not None:
-            output = output + stage.over_outputs(bias[None])
+    output, moved = stage.apply(x, weight, bias), stage.apply(x, response.weight, None)
+    # What is alike for all places of an image is put together first: outputs are large, and each pass over them counts.
+    shift: Tensor | None = None
     if gate.bias is not None and response.bias is not None:
-        change = change + stage.over_outputs(gate.bias * response.bias)
+        shift = gate.bias * response.bias
+    if gate.own is not None and bias is not None:
+        less = gate.own * bias
+        shift = -less if shift is None else shift - less
+    by = stage.over_outputs(gate.weight)
+    change = by * moved if shift is None else torch.addcmul(stage.over_outputs(shift), by, moved)
+    if gate.own is not None:
+        change = torch.addcmul(change, stage.over_outputs(gate.own), output)
     return output, change
 
 
@@ -247,7 +249,7 @@ def _pushed(step: Callable[[Tensor], Tensor], value: Tensor, tangent: Tensor) ->
         # The commonest steps by hand: `jvp` takes longer to begin than they take.
         case nn.ReLU():
             output = functional.relu(value)
-            return output, torch.where(output > 0.0, tangent, 0.0)
+            return output, tangent * output.sign()  # many times faster than `torch.where`
         case nn.Tanh() | nn.GELU() | nn.SiLU():
             with torch.enable_grad():
                 leaf = value.detach().requires_grad_()
