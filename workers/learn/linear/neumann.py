@@ -89,7 +89,7 @@ def _series(alpha: float, matvec: MatVec, r: Tensor, tol: float, most: int) -> C
 def _either(condition: Tensor, this: Tensor, other: Tensor) -> Tensor:
     """Return one vector or the other, for a condition that is one for the whole of it.
 
-    To look at it stalls an accelerator; on a CPU it is free, and `torch.where` a fifth of the solve.
+    To look at it stalls an accelerator; on a CPU it is free, and `torch.where` a tenth of the solve.
     """
     if condition.device.type == "cpu":
         return this if bool(condition) else other
