@@ -86,17 +86,20 @@ class FieldOfExperts(AbstractImageRegularizer):
     def cross(self, x: Tensor, hyper: Hyper, q: Tensor) -> Mapping[str, Tensor]:
         """See `AbstractImageRegularizer.cross`."""
         at = self._at(hyper, x)
-        single, other = _single(x), _single(q)
-        phi, response = Modulus(at.bank(single), at.nu), at.bank(other)
-        of_slope = (phi.slope * response).sum((0, 2, 3))  # ⟨φ′(A_k x), A_k q⟩, [k]
-        of_nu = (phi.slope_by_nu * response).sum((0, 2, 3))
-        of_filters = at.bank.weights_of(other, at.scales * phi.slope)
-        of_filters = of_filters + at.bank.weights_of(single, at.scales * phi.curvature * response)
+        flat, nu = at.bank.flat, at.nu[:, 0]
+        of_slope, of_nu = torch.zeros_like(at.weights), torch.zeros_like(at.weights)
+        of_filters = torch.zeros_like(flat)
+        for patches, others in zip(at.bank.patches(_single(x)), at.bank.patches(_single(q)), strict=True):
+            phi, response = Modulus(flat @ patches, nu), flat @ others
+            of_slope += (phi.slope * response).sum((0, 2))  # ⟨φ′(A_k x), A_k q⟩, [k]
+            of_nu += (phi.slope_by_nu * response).sum((0, 2))
+            of_filters += (phi.slope @ others.mT).sum(0)
+            of_filters += ((phi.curvature * response) @ patches.mT).sum(0)
         return {
             self.strength.name: torch.dot(at.weights, of_slope),
             self.weights.name: at.strength * of_slope,
             self.smoothing.name: at.strength * at.weights * of_nu,
-            self.filters.name: of_filters,
+            self.filters.name: (at.scales[:, 0] * of_filters).reshape_as(at.bank.filters),
         }
 
     def cross_forward(self, x: Tensor, hyper: Hyper, rates: Hyper) -> Tensor:

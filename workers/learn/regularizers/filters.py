@@ -8,8 +8,7 @@ from typing import Final, final
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d, conv_transpose2d
-from torch.nn.grad import conv2d_weight
+from torch.nn.functional import conv2d, conv_transpose2d, fold, unfold
 
 from workers.learn.errors import LearnError
 
@@ -56,8 +55,22 @@ class FilterBank:
         for place, (images, rows) in enumerate(self._strips(x)):
             seen = slice(rows.start, rows.stop + more)
             responses = conv2d(continued[images, :, seen], filters)
-            result[images, :, seen] += conv_transpose2d(between(place, responses), filters)
+            result[images, :, seen] += _returned(between(place, responses), filters)
         return self._folded(result)
+
+    def patches(self, x: Tensor) -> Iterator[Tensor]:
+        """Yield what the responses of a strip look at, [m′, s², l], for strip after strip of images [m, 1, h, w].
+
+        `flat` times that are the responses, [m′, k, l], of the strip's l pixels.
+        """
+        continued, size = self._continued(x), self.filters.shape[-1]
+        for images, rows in self._strips(x):
+            yield unfold(continued[images, :, rows.start : rows.stop + size - 1], size)
+
+    @property
+    def flat(self) -> Tensor:
+        """The filters as rows, [k, s²]."""
+        return self.filters.flatten(1)
 
     def transposed(self, u: Tensor) -> Tensor:
         """Return Σ_k A_kᵀ u_k, [m, 1, h, w], of u [m, k, h, w]."""
@@ -66,11 +79,6 @@ class FilterBank:
     def transposed_each(self, u: Tensor) -> Tensor:
         """Return A_kᵀ u_k for each k, [m, k, h, w]."""
         return self._folded(conv_transpose2d(u, self.filters[:, None], groups=self.filters.shape[0]))
-
-    def weights_of(self, x: Tensor, u: Tensor) -> Tensor:
-        """Return the derivative of Σ_k ⟨A_k x, u_k⟩ in the filters, [k, s, s]; summed over images."""
-        found: Tensor = conv2d_weight(self._continued(x), self.filters[:, None].shape, u)  # type: ignore[no-untyped-call]
-        return found[:, 0]
 
     def patch_energy(self, x: Tensor) -> Tensor:
         """Return the sum of squares of the pixels that each response looks at, [m, 1, h, w]."""
@@ -144,6 +152,16 @@ class FilterBank:
             inside.narrow(axis, length - after, after).add_(z.narrow(axis, before + length, after).flip(axis))
             z = inside
         return z
+
+
+def _returned(u: Tensor, filters: Tensor) -> Tensor:
+    """Return the transpose of the convolution with filters [k, 1, s, s], of u [m, k, h, w]: [m, 1, h + s − 1, …]."""
+    if u.device.type != "cpu":
+        return conv_transpose2d(u, filters)
+    # A product and a sum of shifted images. `conv_transpose2d` does that in float64 too, but takes ten times as long
+    # in float32 on a CPU.
+    size, more = filters.shape[-1], filters.shape[-1] - 1
+    return fold(filters.flatten(1).T @ u.flatten(2), (u.shape[-2] + more, u.shape[-1] + more), size)
 
 
 def cosine_filters(count: int, size: int, *, seed: int) -> Tensor:
