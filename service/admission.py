@@ -11,16 +11,17 @@ from service.estimates.denoiser import estimate_denoiser
 from service.estimates.elbo import elbo_seconds, estimate_rff_gp
 from service.estimates.linear import estimate_linear, linear_strengths
 from service.estimates.network import estimate_network
+from service.given_weights import weights_refusals
 from service.image_task import ImageTask, read_image_task
-from service.network_sizes import layer_sizes
+from service.network_sizes import LayerSize, layer_sizes
 from service.records import DatasetRecord
 from service.spec.data import ColumnSplit
 from service.spec.hyperparameters import Granularity
 from service.spec.job import Device, JobSpec, Precision
 from service.spec.linear import DirectSolver, NystromSolver
 from service.spec.methods import STN, TPE, ELBo, Grid, solver_of
-from service.spec.models import CNN, MLP, NETWORKS, RFFGP, Denoiser, LinearModel
-from service.spec.regularizers import L1, L2, FieldOfExperts
+from service.spec.models import CNN, MLP, NETWORKS, RFFGP, Denoiser, LinearModel, Transfer
+from service.spec.regularizers import L1, L2, L2SP, FieldOfExperts
 from service.task import Refusal, Task, read_task, weights_refusal
 
 LARGEST_DIRECT = 4096
@@ -58,7 +59,13 @@ class Admission:
         return not self.refusals
 
 
-def admit(spec: JobSpec, dataset: DatasetRecord, *, gpu_online: bool | None = None) -> Admission:
+def admit(
+    spec: JobSpec,
+    dataset: DatasetRecord,
+    *,
+    weights: DatasetRecord | None = None,
+    gpu_online: bool | None = None,
+) -> Admission:
     """Judge a job by its specification and its dataset's record. Pure: it reads no rows.
 
     The dry run and the creation of a job both answer with this.
@@ -66,6 +73,7 @@ def admit(spec: JobSpec, dataset: DatasetRecord, *, gpu_online: bool | None = No
     Args:
         spec: the job.
         dataset: the dataset that `spec.data` names.
+        weights: the dataset that `spec.model` names as its weights; None if it names none, or none is there.
         gpu_online: whether some worker with a GPU is alive; None if that is not known.
     """
     if (refusal := weights_refusal(dataset)) is not None:
@@ -77,15 +85,17 @@ def admit(spec: JobSpec, dataset: DatasetRecord, *, gpu_online: bool | None = No
                 return Admission(tuple(task), (), None)
             figures = estimate_linear(spec, spec.model, dataset, task)
             warnings = (*_linear_warnings(spec, spec.model, task), *_class_warnings(task))
-        case LinearModel() | MLP() | CNN():
+        case LinearModel() | MLP() | CNN() | Transfer():
             task = read_task(spec.data, dataset, loss=spec.loss)
             if isinstance(task, list):
                 return Admission(tuple(task), (), None)
-            layers = layer_sizes(spec.model, task)
+            layers = _layers(spec.model, task)
             if isinstance(layers, Refusal):
                 return Admission((layers,), (), None)
             if dataset.is_sparse:
                 return Admission((_only_dense(spec),), (), None)
+            if refused := tuple(_weights_refusals(spec.model, layers, task, weights)):
+                return Admission(refused, (), None)
             figures = estimate_network(spec, layers, task)
             warnings = (*_redundant(spec),)
         case RFFGP():
@@ -118,6 +128,23 @@ def admit(spec: JobSpec, dataset: DatasetRecord, *, gpu_online: bool | None = No
         *_memory_warnings(spec, figures),
     )
     return Admission((), warnings, figures)
+
+
+def _layers(model: LinearModel | MLP | CNN | Transfer, task: Task) -> list[LayerSize] | Refusal:
+    if not isinstance(model, Transfer):
+        return layer_sizes(model, task)
+    layers = layer_sizes(model.layers, task)
+    if isinstance(layers, Refusal):
+        return replace(layers, pointer=layers.pointer.replace("/model/", "/model/backbone/"))
+    return layers
+
+
+def _weights_refusals(
+    model: LinearModel | MLP | CNN | Transfer, layers: list[LayerSize], task: Task, weights: DatasetRecord | None
+) -> list[Refusal]:
+    if not isinstance(model, Transfer) or model.weights is None:
+        return []
+    return weights_refusals(layers, weights, fresh_layers=model.fresh_layers, width=task.width)
 
 
 def _solver_refusals(spec: JobSpec, weights: int) -> Iterator[Refusal]:
@@ -213,9 +240,9 @@ def _linear_warnings(spec: JobSpec, model: LinearModel, task: Task) -> Iterator[
 def _redundant(spec: JobSpec) -> Iterator[AdmissionWarning]:
     seen: set[tuple[str, Granularity, bool]] = set()
     for place, regularizer in enumerate(spec.regularizers):
-        if not isinstance(regularizer, L2 | L1) or not regularizer.strength.is_learned:
+        if not isinstance(regularizer, L2 | L2SP | L1) or not regularizer.strength.is_learned:
             continue
-        group = (regularizer.kind, regularizer.strength.per, isinstance(regularizer, L2) and regularizer.biases)
+        group = (regularizer.kind, regularizer.strength.per, not isinstance(regularizer, L1) and regularizer.biases)
         if group in seen:
             yield AdmissionWarning(
                 f"/regularizers/{place}/strength",

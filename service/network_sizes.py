@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from itertools import pairwise
 
-from service.spec.models import CNN, MLP, ConvolutionNormalization, LinearModel, Normalization
+from service.spec.models import CNNLayers, ConvolutionNormalization, LinearModel, MLPLayers, Normalization
 from service.task import Refusal, Task
 
 
@@ -16,6 +16,8 @@ class LayerSize:
     normalization: int
     products: int
     """Multiplications for one row."""
+    shape: tuple[int, ...]
+    """Of the map's weights: outputs and inputs, or of a convolution outputs, inputs, height and width."""
 
     @property
     def size(self) -> int:
@@ -23,7 +25,7 @@ class LayerSize:
         return self.weights + self.biases + self.normalization
 
 
-def image_shape(model: CNN, task: Task) -> tuple[int, int, int] | Refusal:
+def image_shape(model: CNNLayers, task: Task) -> tuple[int, int, int] | Refusal:
     """Return height, width and channels of the image that a row is, or why it is none."""
     if model.image is not None:
         height, width, channels = (*model.image, 1)[:3]
@@ -50,25 +52,26 @@ def image_shape(model: CNN, task: Task) -> tuple[int, int, int] | Refusal:
     return height, width, channels
 
 
-def layer_sizes(model: MLP | CNN | LinearModel, task: Task) -> list[LayerSize] | Refusal:
+def layer_sizes(model: MLPLayers | CNNLayers | LinearModel, task: Task) -> list[LayerSize] | Refusal:
     """Return the layers from the features to the outputs, or why the network cannot be made."""
     layers: list[LayerSize] = []
     inputs, widths, normalized = task.width, [], False
-    if isinstance(model, CNN):
+    if isinstance(model, CNNLayers):
         shape = image_shape(model, task)
         if isinstance(shape, Refusal):
             return shape
         height, width, before = shape
         is_normalized = model.normalization is not ConvolutionNormalization.NONE
         for channels in model.channels:
-            weights = before * channels * model.kernel**2
-            layers.append(LayerSize(weights, channels, 2 * channels * is_normalized, weights * height * width))
+            weights, square = before * channels * model.kernel**2, (model.kernel, model.kernel)
+            extra = 2 * channels * is_normalized
+            layers.append(LayerSize(weights, channels, extra, weights * height * width, (channels, before, *square)))
             height, width, before = height // model.pool, width // model.pool, channels
         inputs, widths = height * width * before, model.widths
-    elif isinstance(model, MLP):
+    elif isinstance(model, MLPLayers):
         widths, normalized = model.widths, model.normalization is not Normalization.NONE
     sizes = [inputs, *widths, task.outputs]
     for place, (before, after) in enumerate(pairwise(sizes)):
         extra = 2 * after if normalized and place < len(widths) else 0
-        layers.append(LayerSize(before * after, after, extra, before * after))
+        layers.append(LayerSize(before * after, after, extra, before * after, (after, before)))
     return layers

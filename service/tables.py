@@ -82,6 +82,8 @@ jobs: Final = Table(
     # In which order a worker with a GPU takes jobs of one priority: those that need it, may use it, do not.
     Column("device_rank", SmallInteger, nullable=False),
     Column("dataset", String(128), nullable=False),
+    # What a transferred model starts from; null for all others.
+    Column("weights_dataset", String(128)),
     # What a client sees change: the version with everything, the number of events with every event.
     Column("version", BigInteger, nullable=False),
     Column("seq", BigInteger, nullable=False),
@@ -121,6 +123,7 @@ Index("ix_jobs_created_at", jobs.c.created_at, jobs.c.id)
 Index("ix_jobs_status", jobs.c.status, jobs.c.created_at, jobs.c.id)
 Index("ix_jobs_method", jobs.c.method, jobs.c.created_at, jobs.c.id)
 Index("ix_jobs_dataset", jobs.c.dataset)
+Index("ix_jobs_weights_dataset", jobs.c.weights_dataset)
 Index("ix_jobs_ended_at", jobs.c.ended_at)
 # The orders in which jobs are claimed, without and with a GPU; they hold waiting jobs only and so stay small.
 Index(

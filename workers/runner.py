@@ -114,8 +114,9 @@ class Runner:
 
         spec = JobSpec.model_validate_json(json.dumps(claim.spec))
         dataset, path = self._dataset(spec.data.dataset)
+        weights = None if spec.weights_dataset is None else self._dataset(spec.weights_dataset)[1]
         _make_repeatable(assignment.threads)
-        study = self._begin(spec, dataset, path, device=device)
+        study = self._begin(spec, dataset, path, device=device, weights=weights)
         method, problem = study.method, study.problem
 
         saved: Saved[State] | None = newest_good(

@@ -60,7 +60,15 @@ class AbstractStudy(ABC):
 class BeginStudy(Protocol):
     """Makes a study of a job."""
 
-    def __call__(self, spec: JobSpec, dataset: DatasetRecord, path: Path | None, *, device: str) -> AbstractStudy:
+    def __call__(
+        self,
+        spec: JobSpec,
+        dataset: DatasetRecord,
+        path: Path | None,
+        *,
+        device: str,
+        weights: Path | None = None,
+    ) -> AbstractStudy:
         """Read the data and put the pieces together.
 
         Args:
@@ -68,6 +76,7 @@ class BeginStudy(Protocol):
             dataset: the record of its dataset.
             path: the dataset's file; None for a built-in one.
             device: `cpu` or `cuda`.
+            weights: the file of the weights that the model starts from; None if it names none.
 
         Raises:
             BadData: the data cannot be used; the message is for the client.

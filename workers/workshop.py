@@ -7,7 +7,7 @@ from service.records import DatasetRecord
 from service.settings import Settings
 from service.spec.job import JobSpec
 from service.spec.methods import STN, ELBo
-from service.spec.models import CNN, MLP, RFFGP, Denoiser, LinearModel
+from service.spec.models import CNN, MLP, RFFGP, Denoiser, LinearModel, Transfer
 from workers.data.errors import BadData
 from workers.parent import Parent
 from workers.runner import Runner
@@ -19,17 +19,19 @@ from workers.study import AbstractStudy
 from workers.tail import Tail
 
 
-def begin_study(spec: JobSpec, dataset: DatasetRecord, path: Path | None, *, device: str) -> AbstractStudy:
+def begin_study(
+    spec: JobSpec, dataset: DatasetRecord, path: Path | None, *, device: str, weights: Path | None = None
+) -> AbstractStudy:
     """Return the study of a real job: see `BeginStudy`."""
     match spec.model:
-        case LinearModel() | MLP() | CNN() | RFFGP() if isinstance(spec.method, ELBo):
-            return begin_elbo(spec, spec.model, spec.method, dataset, path, device=device)
+        case LinearModel() | MLP() | CNN() | Transfer() | RFFGP() if isinstance(spec.method, ELBo):
+            return begin_elbo(spec, spec.model, spec.method, dataset, path, device=device, weights=weights)
         case RFFGP():
             raise BadData("a random-feature Gaussian process takes method 'elbo'")
         case LinearModel() if not isinstance(spec.method, STN):
             return begin_linear(spec, spec.model, dataset, path, device=device)
-        case LinearModel() | MLP() | CNN():
-            return begin_network(spec, spec.model, dataset, path, device=device)
+        case LinearModel() | MLP() | CNN() | Transfer():
+            return begin_network(spec, spec.model, dataset, path, device=device, weights=weights)
         case Denoiser():
             return begin_denoising(spec, spec.model, dataset, path, device=device)
         case _:

@@ -38,7 +38,12 @@ def judge(services: Services, spec: JobSpec) -> Admission:
     Raises:
         InvalidRequest: it cannot.
     """
-    admission = admit(spec, _dataset(services, spec.data.dataset), gpu_online=_gpu_online(services, spec))
+    admission = admit(
+        spec,
+        _dataset(services, spec.data.dataset),
+        weights=_weights(services, spec),
+        gpu_online=_gpu_online(services, spec),
+    )
     if not admission.is_admitted:
         raise InvalidRequest([Fault(refusal.detail, pointer=refusal.pointer) for refusal in admission.refusals])
     return admission
@@ -104,6 +109,15 @@ def _dataset(services: Services, dataset_id: str) -> DatasetRecord:
     except NotFound as error:
         detail = "there is no such dataset: GET /v1/datasets lists those there are"
         raise InvalidRequest([Fault(detail, pointer="/data/dataset")]) from error
+
+
+def _weights(services: Services, spec: JobSpec) -> DatasetRecord | None:
+    if spec.weights_dataset is None:
+        return None
+    try:
+        return builtin_dataset(spec.weights_dataset) or services.store.datasets.get(spec.weights_dataset)
+    except NotFound:
+        return None  # the admission says so
 
 
 def _gpu_online(services: Services, spec: JobSpec) -> bool | None:

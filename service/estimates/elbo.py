@@ -6,7 +6,7 @@ from service.estimates.base import DENSE_FLOPS, PROCESS_BYTES, VECTORS, Estimate
 from service.spec.hyperparameters import Granularity
 from service.spec.job import JobSpec
 from service.spec.methods import ELBo, Posterior
-from service.spec.models import CNN, MLP, RFFGP
+from service.spec.models import CNN, RFFGP, Network
 from service.task import Task
 
 _CANDIDATES: Final = 4
@@ -50,7 +50,7 @@ def elbo_seconds(spec: JobSpec, figures: Estimate) -> float:
         return round(1.0 + (steps * each + 2.0 * rows * wide**2) / DENSE_FLOPS, 1)
     candidates = _CANDIDATES if spec.method.learning_rates is None else len(spec.method.learning_rates)
     steps = _STEPS if spec.method.training_steps is None else spec.method.training_steps
-    batch = min(spec.model.batch_size if isinstance(spec.model, MLP | CNN | RFFGP) else _USUAL_BATCH, rows)
+    batch = min(spec.model.batch_size if isinstance(spec.model, Network | RFFGP) else _USUAL_BATCH, rows)
     places = _CONVOLUTION if isinstance(spec.model, CNN) else 1.0
     work = 6.0 * batch * places * (width * spec.model.features if isinstance(spec.model, RFFGP) else figures.weights)
     return round(1.0 + (candidates + checks) * steps * (_STEP_SECONDS + work / DENSE_FLOPS), 1)

@@ -9,8 +9,8 @@ from service.spec.hyperparameters import Granularity
 from service.spec.job import JobSpec
 from service.spec.linear import DirectSolver, NeumannSolver, NystromSolver
 from service.spec.methods import STN, Implicit, solver_of
-from service.spec.models import Network
-from service.spec.regularizers import L2, NOISES, Dropout, RegularizerSpec
+from service.spec.models import Network, Transfer
+from service.spec.regularizers import L2, L2SP, NOISES, Dropout, RegularizerSpec
 from service.task import Task
 
 _VECTORS: Final = 24
@@ -34,7 +34,7 @@ def estimate_network(spec: JobSpec, layers: Sequence[LayerSize], task: Task) -> 
     """Count what is to be learned and guess what that takes."""
     model = spec.model
     weights = sum(layer.size for layer in layers)
-    strengths = sum(network_strengths(regularizer, layers) for regularizer in spec.regularizers)
+    strengths = sum(network_strengths(part, _penalised(spec, part, layers)) for part in spec.regularizers)
     rows = task.rows.train + task.rows.valid + task.rows.test
     size = itemsize(spec)
     solver = solver_of(spec.method)
@@ -74,15 +74,23 @@ def estimate_network(spec: JobSpec, layers: Sequence[LayerSize], task: Task) -> 
     )
 
 
+def _penalised(spec: JobSpec, regularizer: RegularizerSpec, layers: Sequence[LayerSize]) -> Sequence[LayerSize]:
+    """Return the layers that a penalty is for: of a network that starts from weights, backbone or head."""
+    if not isinstance(spec.model, Transfer) or spec.model.weights is None:
+        return layers
+    backbone = len(layers) - spec.model.fresh_layers
+    return layers[:backbone] if isinstance(regularizer, L2SP) else layers[backbone:]
+
+
 def network_strengths(regularizer: RegularizerSpec, layers: Sequence[LayerSize]) -> int:
     """How many numbers of a regularizer are learned. Penalties are of matrices, and with `biases` of all parameters."""
     if isinstance(regularizer, Dropout) and regularizer.strength.per is Granularity.LAYER:
         return (len(layers) - 1) * regularizer.strength.is_learned
-    if isinstance(regularizer, NOISES) or not isinstance(regularizer, L2):
+    if isinstance(regularizer, NOISES) or not isinstance(regularizer, L2 | L2SP):
         return sum(number.is_learned for number in regularizer.numbers)
     if not regularizer.strength.is_learned:
         return 0
-    biases = isinstance(regularizer, L2) and regularizer.biases
+    biases = regularizer.biases
     match regularizer.strength.per:
         case Granularity.LAYER:
             return len(layers)

@@ -11,21 +11,27 @@ from service.spec.hyperparameters import Granularity
 
 _NOISES: Final = frozenset({"dropout", "input_dropout", "input_noise", "label_smoothing"})
 _IMAGE_NOISES: Final = _NOISES | {"augmentation", "cutout"}
+_TRANSFERRED: Final = frozenset({"l2", "l2_sp"})
 _SEARCHED: Final[Mapping[str, frozenset[str]]] = {
     "linear": frozenset({"l1", "l2"}),
     "mlp": _NOISES | {"l2"},
     "cnn": _IMAGE_NOISES | {"l2"},
+    "transfer": _TRANSFERRED,
     "denoiser": frozenset({"tv"}),
 }
 
 CAPABILITIES: Final[Mapping[str, Mapping[str, frozenset[str]]]] = {
-    "elbo": {model: frozenset({"l2"}) for model in ("linear", "mlp", "cnn", "rff_gp")},
+    "elbo": {
+        **{model: frozenset({"l2"}) for model in ("linear", "mlp", "cnn", "rff_gp")},
+        "transfer": _TRANSFERRED,
+    },
     "grid": _SEARCHED,
     "hoag": {"linear": frozenset({"l1", "l2"}), "denoiser": frozenset({"tv", "field_of_experts"})},
     "implicit": {
         "linear": frozenset({"l1", "l2"}),
         "mlp": frozenset({"l2"}),
         "cnn": frozenset({"l2"}),
+        "transfer": _TRANSFERRED,
         "denoiser": frozenset({"tv", "field_of_experts"}),
     },
     "maid": {"linear": frozenset({"l2"}), "denoiser": frozenset({"tv", "field_of_experts"})},
@@ -43,6 +49,7 @@ GRANULARITIES: Final[Mapping[str, frozenset[Granularity]]] = {
     "linear": frozenset({Granularity.MODEL, Granularity.FEATURE, Granularity.CLASS, Granularity.PARAMETER}),
     "mlp": frozenset({Granularity.MODEL, Granularity.LAYER, Granularity.TENSOR, Granularity.PARAMETER}),
     "cnn": frozenset({Granularity.MODEL, Granularity.LAYER, Granularity.TENSOR, Granularity.PARAMETER}),
+    "transfer": frozenset({Granularity.MODEL, Granularity.LAYER, Granularity.TENSOR}),
     "rff_gp": frozenset({Granularity.MODEL}),
     "denoiser": frozenset({Granularity.MODEL}),
 }

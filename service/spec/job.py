@@ -10,8 +10,8 @@ from service.spec.capabilities import FOLDS, GRANULARITIES, refusal
 from service.spec.data import DataSpec, KFoldSplit
 from service.spec.hyperparameters import Granularity
 from service.spec.methods import STN, ELBo, Implicit, MethodSpec, Posterior, QuasiNewtonStep
-from service.spec.models import NETWORKS, RFFGP, Denoiser, ImagePrior, LinearModel, Loss, ModelSpec
-from service.spec.regularizers import L1, L2, NOISES, TV, FieldOfExperts, LabelSmoothing, RegularizerSpec
+from service.spec.models import NETWORKS, RFFGP, Denoiser, ImagePrior, LinearModel, Loss, ModelSpec, Transfer
+from service.spec.regularizers import L1, L2, L2SP, NOISES, TV, FieldOfExperts, LabelSmoothing, RegularizerSpec
 
 LabelKey = Annotated[SafeText, Field(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
 LabelValue = Annotated[SafeText, Field(max_length=256)]
@@ -78,6 +78,8 @@ def _usual_loss(given: dict[str, object]) -> Loss:
 
 def _usual_regularizers(given: dict[str, object]) -> list[RegularizerSpec]:
     model = given.get("model")
+    if isinstance(model, Transfer) and model.weights is not None:
+        return [L2SP(), L2()]
     if not isinstance(model, Denoiser):
         return [L2()]
     match model.regularizer:
@@ -116,7 +118,8 @@ class JobSpec(Spec):
     )
     regularizers: Annotated[list[RegularizerSpec], Field(min_length=1, max_length=8)] = Field(
         default_factory=_usual_regularizers,
-        description="Left out: the denoiser's own, or one `l2` for all else.",
+        description="Left out: the denoiser's own; `l2_sp` and `l2` for a network that starts from weights; one `l2` "
+        "for all else.",
     )
     method: MethodSpec = Implicit()
     objective: Objective = Objective()
@@ -149,6 +152,8 @@ class JobSpec(Spec):
         if reason := refusal(self.method.kind, self.model.kind, kinds):
             raise wrong_at("method/kind", reason)
         self._granularities_fit()
+        if isinstance(self.model, Transfer):
+            self._transfer_fits(self.model)
         if isinstance(self.data.split, KFoldSplit) and isinstance(self.method, STN | ELBo):
             raise wrong_at("data/split/kind", f"{self.method.kind!r} learns from one training: take holdout or column")
         if isinstance(self.data.split, KFoldSplit) and self.model.kind not in FOLDS:
@@ -167,12 +172,27 @@ class JobSpec(Spec):
     def _granularities_fit(self) -> None:
         accepted = GRANULARITIES[self.model.kind]
         for place, regularizer in enumerate(self.regularizers):
-            if isinstance(regularizer, L2 | L1) and regularizer.strength.per not in accepted:
+            if isinstance(regularizer, L2 | L2SP | L1) and regularizer.strength.per not in accepted:
                 names = ", ".join(sorted(granularity.value for granularity in accepted))
                 raise wrong_at(
                     f"regularizers/{place}/strength/per",
                     f"{self.model.kind!r} has no strengths per {regularizer.strength.per.value}: take one of {names}",
                 )
+
+    def _transfer_fits(self, model: Transfer) -> None:
+        for place, regularizer in enumerate(self.regularizers):
+            if isinstance(regularizer, L2SP) and model.weights is None:
+                raise wrong_at(f"regularizers/{place}/kind", "'l2_sp' is around given weights: give some, or take 'l2'")
+            if any(regularizer.kind == other.kind for other in self.regularizers[:place]):
+                part = "backbone" if isinstance(regularizer, L2SP) else "head"
+                raise wrong_at(
+                    f"regularizers/{place}/kind", f"the {part} has a penalty already: one is taken of each kind"
+                )
+
+    @property
+    def weights_dataset(self) -> str | None:
+        """The id of the dataset that the model starts from; None if it starts at random."""
+        return self.model.weights if isinstance(self.model, Transfer) else None
 
     def _stn_fits(self) -> None:
         if isinstance(self.model, LinearModel) and not self.model.intercept:
@@ -184,7 +204,7 @@ class JobSpec(Spec):
                 raise wrong_at(f"regularizers/{place}/strength/per", f"'stn' learns strengths per {names}")
 
     def _elbo_fits(self, method: ELBo) -> None:
-        if len(self.regularizers) > 1:
+        if len(self.regularizers) > 1 and not isinstance(self.model, Transfer):  # whose parts have one each
             raise wrong_at("regularizers/1", "'elbo' reads a penalty as the prior of the weights: take one")
         has_closed_form = self.loss is Loss.SQUARED_ERROR and isinstance(self.model, LinearModel | RFFGP)
         if method.posterior is Posterior.EXACT and not has_closed_form:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from service.spec.base import Spec, wrong_at
+from service.spec.base import SafeText, Spec, wrong_at
 from service.spec.hyperparameters import Granularity
 from service.spec.training import AdamOptimizer, OptimizerSpec, TrainingSchedule
 
@@ -68,12 +68,8 @@ class Network(Spec):
     )
 
 
-class MLP(Network):
-    """A multi-layer perceptron, trained by mini-batches; dense features only.
-
-    Not convex: answers are checked by training again from scratch, with several seeds. Strengths per `model`, `layer`,
-    `tensor` or `parameter`.
-    """
+class MLPLayers(Spec):
+    """The layers of a multi-layer perceptron."""
 
     kind: Literal["mlp"] = "mlp"
     widths: Annotated[list[Width], Field(min_length=1, max_length=32)] = Field(
@@ -83,6 +79,14 @@ class MLP(Network):
     normalization: Normalization = Field(default=Normalization.NONE, strict=False)
 
 
+class MLP(MLPLayers, Network):
+    """A multi-layer perceptron, trained by mini-batches; dense features only.
+
+    Not convex: answers are checked by training again from scratch, with several seeds. Strengths per `model`, `layer`,
+    `tensor` or `parameter`.
+    """
+
+
 class ConvolutionNormalization(StrEnum):
     """What stands between a convolution and its activation."""
 
@@ -90,13 +94,8 @@ class ConvolutionNormalization(StrEnum):
     BATCH = "batch"
 
 
-class CNN(Network):
-    """A plain convolutional network on images: convolutions with pooling, then dense layers.
-
-    The features are one array of images, [height, width] or [height, width, channels] a row, or single columns whose
-    `image` shape is given. Not convex: answers are checked by training again from scratch, with several seeds.
-    Strengths per `model`, `layer`, `tensor` or `parameter`.
-    """
+class CNNLayers(Spec):
+    """The layers of a plain convolutional network: convolutions with pooling, then dense layers."""
 
     kind: Literal["cnn"] = "cnn"
     image: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=2, max_length=3)] | None = Field(
@@ -125,6 +124,64 @@ class CNN(Network):
         if self.kernel % 2 == 0:
             raise wrong_at("kernel", "the kernel's side must be odd, so that images keep their size")
         return self
+
+
+class CNN(CNNLayers, Network):
+    """A plain convolutional network on images: convolutions with pooling, then dense layers.
+
+    The features are one array of images, [height, width] or [height, width, channels] a row, or single columns whose
+    `image` shape is given. Not convex: answers are checked by training again from scratch, with several seeds.
+    Strengths per `model`, `layer`, `tensor` or `parameter`.
+    """
+
+
+class Transfer(Network):
+    """A network that starts from uploaded weights, or a linear head on features that were computed elsewhere.
+
+    `weights` is a dataset of format `safetensors` with the parameters of the `backbone`; its last layers start afresh
+    and are the head. `l2_sp` draws the backbone to the given weights, `l2` the head to zero. Without weights and
+    backbone the model is a linear map of arrays of features, trained by mini-batches. Strengths per `model`, `layer`
+    or `tensor` of each part.
+    """
+
+    kind: Literal["transfer"] = "transfer"
+    backbone: Annotated[MLPLayers | CNNLayers, Field(discriminator="kind")] | None = Field(
+        default=None, description="The network whose weights are given, with a head for the new target; null: none."
+    )
+    weights: Annotated[SafeText, Field(min_length=1, max_length=128)] | None = Field(
+        default=None,
+        description="The id of an uploaded dataset of format `safetensors`, with tensors called as in a job's own "
+        "weights.safetensors. Its `mean` and `scale`, if it has them, standardize the features.",
+    )
+    fresh_layers: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=1, description="How many of the last layers start afresh: the head."
+    )
+
+    @model_validator(mode="after")
+    def _head_and_backbone_fit(self) -> Self:
+        if (self.backbone is None) != (self.weights is None):
+            missing = "weights" if self.weights is None else "backbone"
+            raise wrong_at(missing, "backbone and weights go together: give both, or neither for a linear head alone")
+        hidden = self.hidden_layers
+        if self.fresh_layers > max(hidden, 1):
+            raise wrong_at("fresh_layers", f"the backbone has {hidden} layers before its last one: at most {hidden}")
+        return self
+
+    @property
+    def hidden_layers(self) -> int:
+        """Layers before the last one."""
+        match self.backbone:
+            case None:
+                return 0
+            case MLPLayers():
+                return len(self.backbone.widths)
+            case CNNLayers():
+                return len(self.backbone.channels) + len(self.backbone.widths)
+
+    @property
+    def layers(self) -> "MLPLayers | CNNLayers | LinearModel":
+        """Return what the whole network is, trained from scratch or not."""
+        return LinearModel() if self.backbone is None else self.backbone
 
 
 class RFFGP(Spec):
@@ -187,7 +244,7 @@ class Denoiser(Spec):
     )
 
 
-ModelSpec = Annotated[LinearModel | MLP | CNN | RFFGP | Denoiser, Field(discriminator="kind")]
+ModelSpec = Annotated[LinearModel | MLP | CNN | Transfer | RFFGP | Denoiser, Field(discriminator="kind")]
 
-NETWORKS = (MLP, CNN)
+NETWORKS = (MLP, CNN, Transfer)
 """Models that are trained by mini-batches, for so many steps; the others are solved to a tolerance."""

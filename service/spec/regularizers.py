@@ -39,6 +39,24 @@ class L2(Spec):
         return (self.strength,)
 
 
+class L2SP(Spec):
+    """Weight decay towards the weights that a backbone starts from: adds ½ Σ_j λ_g(j) (w_j − w⁰_j)² to the mean loss.
+
+    The sum is over the backbone alone; the head, which starts afresh, has an `l2`. Only for `transfer`.
+    Source: Li, Grandvalet & Davoine (2018), "Explicit inductive bias for transfer learning with convolutional
+    networks", equation (2).
+    """
+
+    kind: Literal["l2_sp"] = "l2_sp"
+    strength: Strength = Strength()
+    biases: bool = Field(default=False, description="Draw biases and normalizations too.")
+
+    @property
+    def numbers(self) -> tuple[Positive, ...]:
+        """All that can be learned or fixed."""
+        return (self.strength,)
+
+
 class L1(Spec):
     """Sparsity: adds Σ_j λ_g(j) |w_j| to the mean training loss, which makes weights exactly zero.
 
@@ -204,6 +222,6 @@ NOISES = (Dropout, InputDropout, LabelSmoothing, InputNoise, Augmentation, Cutou
 """Regularizers that act by chance on training rows; the others are penalties."""
 
 RegularizerSpec = Annotated[
-    L2 | L1 | TV | FieldOfExperts | Dropout | InputDropout | LabelSmoothing | InputNoise | Augmentation | Cutout,
+    L2 | L2SP | L1 | TV | FieldOfExperts | Dropout | InputDropout | LabelSmoothing | InputNoise | Augmentation | Cutout,
     Field(discriminator="kind"),
 ]

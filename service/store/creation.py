@@ -32,6 +32,7 @@ def insert_job(connection: Connection, spec: JobSpec) -> RowMapping:
             device=spec.resources.device.value,
             device_rank=_RANKS[spec.resources.device],
             dataset=spec.data.dataset,
+            weights_dataset=spec.weights_dataset,
             version=1,
             seq=1,
             attempt=0,

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Final
 
 from pydantic import TypeAdapter
-from sqlalchemy import RowMapping, case, delete, select
+from sqlalchemy import RowMapping, case, delete, or_, select
 
 from service.errors import DatasetInUse, FileForgotten, NotFound
 from service.records import ColumnRecord, DatasetRecord, FailureCode, JobStatus
@@ -148,14 +148,15 @@ class Datasets:
             NotFound: there is none.
             DatasetInUse: a job that has not ended needs it, and `force` is False.
         """
-        alive = select(jobs.c.id).where(jobs.c.dataset == dataset_id, ~is_final)
+        needed = or_(jobs.c.dataset == dataset_id, jobs.c.weights_dataset == dataset_id)
+        alive = select(jobs.c.id).where(needed, ~is_final)
         with self._database.write() as connection:
             key = connection.scalar(delete(datasets).where(datasets.c.id == dataset_id).returning(datasets.c.key))
             if key is None:
                 raise NotFound("there is no such dataset")
             if not force and connection.scalar(alive.limit(1)) is not None:
                 raise DatasetInUse
-            move(connection, [_FAIL], jobs.c.dataset == dataset_id, failure=_DELETED)
+            move(connection, [_FAIL], needed, failure=_DELETED)
             forget_files(connection, [key])
             return str(key)
 

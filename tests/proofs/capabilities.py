@@ -24,7 +24,7 @@ from service.builtin import BUILTIN_DATASETS
 from service.spec.job import JobSpec
 from service.spec.models import NETWORKS
 from service.spec.regularizers import NOISES
-from tests.proofs.cells import Cell, cells, more_cells, small_images
+from tests.proofs.cells import Cell, cells, more_cells, small_images, small_weights
 from tests.proofs.outages import Api
 from tests.workers.fleet import REAL, Fleet
 from workers.learn.hypergradient import hypergradient
@@ -85,11 +85,12 @@ HEADER: Final = (
 
 @dataclass(frozen=True)
 class Service:
-    """A running service and the dataset of images that was uploaded to it."""
+    """A running service and the datasets that were uploaded to it: images, and weights."""
 
     fleet: Fleet
     client: httpx.Client
     images: str
+    weights: str
 
     def try_cell(self, cell: Cell) -> Outcome:
         """Post the cell's job, wait for its end, and judge it.
@@ -98,7 +99,7 @@ class Service:
             Disproved: it was refused, failed, or is not what it should be.
         """
         began = time.monotonic()
-        answer = self.client.post("/v1/jobs", json=cell.body(images=self.images))
+        answer = self.client.post("/v1/jobs", json=cell.body(images=self.images, weights=self.weights))
         if answer.status_code != 202:
             raise Disproved(f"{cell} was refused: {answer.text}")
         job_id = str(answer.json()["id"])
@@ -125,14 +126,17 @@ def service(folder: Path, *, workers: int = 1, **settings: object) -> Iterator[S
             for _ in range(workers):
                 fleet.worker()
             with httpx.Client(base_url=api.url, timeout=60.0) as client:
-                upload = client.post(
-                    "/v1/datasets", files={"file": ("images.npz", small_images())}, data={"format": "npz"}
-                )
-                if not upload.is_success:
-                    raise Disproved(f"the images were refused: {upload.text}")
-                yield Service(fleet, client, str(upload.json()["id"]))
+                images = _uploaded(client, small_images(), "npz")
+                yield Service(fleet, client, images, _uploaded(client, small_weights(), "safetensors"))
         finally:
             api.close()
+
+
+def _uploaded(client: httpx.Client, content: bytes, kind: str) -> str:
+    upload = client.post("/v1/datasets", files={"file": (f"a.{kind}", content)}, data={"format": kind})
+    if not upload.is_success:
+        raise Disproved(f"the {kind} was refused: {upload.text}")
+    return str(upload.json()["id"])
 
 
 def prove(
@@ -187,7 +191,11 @@ def _network_error(cell: Cell, result: dict[str, Any]) -> float:
     Newton's method on all rows, where the implicit function theorem holds to the last digits.
     """
     spec = JobSpec.model_validate({**cell.body(), "resources": {"precision": "float64"}})
-    problem = begin_study(spec, BUILTIN_DATASETS[spec.data.dataset], None, device="cpu").problem
+    with tempfile.NamedTemporaryFile() as file:
+        Path(file.name).write_bytes(small_weights())
+        weights = None if spec.weights_dataset is None else Path(file.name)
+        dataset = BUILTIN_DATASETS[spec.data.dataset]
+        problem = begin_study(spec, dataset, None, device="cpu", weights=weights).problem
     found = result["hyperparameters"]
     values = {
         block.name: torch.tensor(

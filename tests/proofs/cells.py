@@ -7,6 +7,7 @@ from typing import Final, get_args
 
 import numpy as np
 from pydantic import JsonValue, ValidationError
+from safetensors.numpy import save
 
 from service.spec.capabilities import CAPABILITIES, FOLDS, GRANULARITIES
 from service.spec.job import JobSpec
@@ -17,6 +18,9 @@ Body = dict[str, JsonValue]
 
 IMAGES: Final = "images"
 """Stands for the id of the dataset that `small_images` makes."""
+
+WEIGHTS: Final = "weights"
+"""Stands for the id of the dataset that `small_weights` makes."""
 
 _WINE: Final[Body] = {"dataset": "builtin:wine"}
 
@@ -29,8 +33,21 @@ _DATA: Final[Mapping[str, Body]] = {
 _MODELS: Final[Mapping[str, Body]] = {
     "mlp": {"widths": [6], "activation": "tanh", "batch_size": 32, "epochs": 3},
     "rff_gp": {"features": 20},
-    "cnn": {"image": [8, 8], "channels": [2], "widths": [4], "activation": "tanh", "batch_size": 128, "epochs": 1},
+    "transfer": {"batch_size": 32, "epochs": 3},
+    # Without pooling, whose kinks would hide a hypergradient from central differences.
+    "cnn": {
+        "image": [8, 8],
+        "channels": [1],
+        "pool": 1,
+        "widths": [3],
+        "activation": "tanh",
+        "batch_size": 128,
+        "epochs": 1,
+    },
 }
+
+_BACKBONE: Final[Body] = {"kind": "mlp", "widths": [6], "activation": "tanh"}
+"""What `small_weights` are the weights of, for rows of wine."""
 
 _BOX: Final[Body] = {"init": 0.02, "low": 1e-3, "high": 1.0}
 _SMOOTHING: Final[Body] = {"init": 0.05, "low": 1e-2, "high": 0.5}
@@ -38,6 +55,7 @@ _SMOOTHING: Final[Body] = {"init": 0.05, "low": 1e-2, "high": 0.5}
 _REGULARIZERS: Final[Mapping[str, Body]] = {
     "l1": {"strength": {"init": 0.005, "low": 1e-3, "high": 0.02}},
     "l2": {"strength": _BOX},
+    "l2_sp": {"strength": _BOX},
     "tv": {"strength": _BOX, "smoothing": _SMOOTHING},
     "field_of_experts": {"filters": 2, "size": 3, "strength": _BOX, "smoothing": _SMOOTHING},
 }
@@ -77,8 +95,8 @@ class Cell:
             part for part in (self.method, self.model, self.regularizer, *more, precision, self.posterior) if part
         )
 
-    def body(self, *, images: str = IMAGES) -> Body:
-        """Return the job as a client says it; `images` is the id of the dataset of images."""
+    def body(self, *, images: str = IMAGES, weights: str = WEIGHTS) -> Body:
+        """Return the job as a client says it; `images` and `weights` are the ids of such datasets."""
         data = {**_DATA.get(self.model, _WINE), "split": {"kind": self.split}}
         if data["dataset"] == IMAGES:
             data["dataset"] = images
@@ -86,6 +104,11 @@ class Cell:
         if self.model == "denoiser":
             model["regularizer"] = self.regularizer
         regularizer: Body = {"kind": self.regularizer, **_REGULARIZERS.get(self.regularizer, {})}
+        regularizers: list[JsonValue] = [regularizer]
+        if self.regularizer == "l2_sp":
+            model |= {"backbone": _BACKBONE, "weights": weights}
+            # Of a head without any penalty there may be no minimiser.
+            regularizers.append({"kind": "l2", "strength": {"fixed": 0.02}})
         if self.per != "model":
             regularizer["strength"] = {**_mapping(regularizer.get("strength")), "per": self.per}
         method: Body = {"kind": self.method, **_METHODS.get(self.method, {})}
@@ -100,7 +123,7 @@ class Cell:
             "data": data,
             "model": model,
             "loss": "cross_entropy" if self.posterior is None and self.model != "denoiser" else "squared_error",
-            "regularizers": [regularizer],
+            "regularizers": regularizers,
             "method": method,
             "budget": {"outer_steps": steps},
             "resources": {"precision": self.precision},
@@ -126,7 +149,7 @@ def more_cells() -> Iterator[Cell]:
                     yield finer
         if cell.model in FOLDS and _is_accepted(replace(cell, split="kfold")):
             yield replace(cell, split="kfold")
-        if cell.method == "elbo":
+        if cell.method == "elbo" and cell.regularizer != "l2_sp":  # the weights are for other rows
             yield from filter(
                 _is_accepted, (replace(cell, posterior=kind) for kind in ("isotropic", "diagonal", "exact"))
             )
@@ -148,6 +171,12 @@ def small_images() -> bytes:
     file = io.BytesIO()
     np.savez(file, clean=images)
     return file.getvalue()
+
+
+def small_weights() -> bytes:
+    """Return weights that a network on the 13 features of wine may start from, as safetensors."""
+    draws = np.random.default_rng(0)
+    return save({"0.linear.weight": 0.3 * draws.normal(size=(6, 13)), "0.linear.bias": np.zeros(6)})
 
 
 def _mapping(value: JsonValue) -> Body:

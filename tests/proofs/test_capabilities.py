@@ -18,7 +18,7 @@ from service.spec.job import JobSpec
 from service.spec.models import ModelSpec
 from service.spec.regularizers import RegularizerSpec
 from tests.proofs.capabilities import CONVEX_ERROR, Service, check, service
-from tests.proofs.cells import IMAGES, Cell, cells, methods, more_cells, small_images
+from tests.proofs.cells import IMAGES, Cell, cells, methods, more_cells, small_images, small_weights
 from workers.data.describe import describe
 from workers.learn.method import run
 from workers.workshop import begin_study
@@ -60,13 +60,23 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[DatasetRecord, Pat
     return record, path
 
 
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "weights.safetensors"
+    path.write_bytes(small_weights())
+    return path
+
+
 @pytest.mark.parametrize("cell", CELLS, ids=str)
-def test_every_cell_learns_and_brings_its_evidence(cell: Cell, images: tuple[DatasetRecord, Path]) -> None:
+def test_every_cell_learns_and_brings_its_evidence(
+    cell: Cell, images: tuple[DatasetRecord, Path], weights: Path
+) -> None:
     """Without a worker, for speed; with one below."""
     spec = JobSpec.model_validate_json(json.dumps(cell.body(images="ds_images")))
     builtin = cell.body()["data"]["dataset"] != IMAGES  # type: ignore[call-overload, index]
     record, path = (BUILTIN_DATASETS[spec.data.dataset], None) if builtin else images
-    study = begin_study(spec, record, path, device="cpu")
+    start_from = None if spec.weights_dataset is None else weights
+    study = begin_study(spec, record, path, device="cpu", weights=start_from)
     start = study.method.init(study.problem, seed=spec.seed)
     trajectory = list(run(study.method, study.problem, start, max_steps=spec.budget.outer_steps))
     json.dumps([study.point(point) for _, point in trajectory], allow_nan=False)

@@ -130,7 +130,9 @@ def _begin(folder: Path) -> Callable[..., Any]:
         def result_file(self, result: JsonObject) -> tuple[str, bytes]:
             return "result.json", json.dumps(result).encode()
 
-    def begin(spec: JobSpec, dataset: DatasetRecord, path: Path | None, *, device: str) -> StandIn:
+    def begin(
+        spec: JobSpec, dataset: DatasetRecord, path: Path | None, *, device: str, weights: Path | None = None
+    ) -> StandIn:
         if spec.labels.get("trouble") == "bad_data":
             raise BadData("row 7 has no target")
         return StandIn(spec)

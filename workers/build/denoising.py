@@ -55,7 +55,7 @@ def build_image_regularizer(spec: JobSpec) -> AbstractImageRegularizer:
                     f"{name}.filters", cosine_filters(count, size, seed=spec.seed), (count, size, size), Identity()
                 ),
             )
-        case specs.L2() | specs.L1():
+        case specs.L2() | specs.L2SP() | specs.L1():
             raise LearnError("no penalty on weights is one on images")
         case (
             specs.Dropout()

@@ -12,8 +12,8 @@ from service.spec import methods as specs
 from service.spec.hyperparameters import Granularity
 from service.spec.job import JobSpec
 from service.spec.linear import CGSolver, NeumannSolver
-from service.spec.models import CNN, MLP, RFFGP, Activation, LinearModel, Loss
-from service.spec.regularizers import L2
+from service.spec.models import CNN, MLP, RFFGP, Activation, CNNLayers, LinearModel, Loss, MLPLayers, Transfer
+from service.spec.regularizers import L2, L2SP
 from service.spec.training import AdamOptimizer, OptimizerSpec, SGDOptimizer, TrainingSchedule
 from service.task import Refusal
 from workers.build.granularity import per_of
@@ -24,6 +24,7 @@ from workers.build.noises import build_noises
 from workers.build.precision import build_dtype
 from workers.build.searches import build_search
 from workers.build.solvers import build_solver
+from workers.build.transfer import GivenWeights
 from workers.data.errors import BadData
 from workers.data.load import LoadedData
 from workers.learn.linear.neumann import Neumann
@@ -41,6 +42,7 @@ from workers.learn.outer.quasi_newton import QuasiNewton
 from workers.learn.problems.linear_data import Examples, L2Term
 from workers.learn.problems.network import NetworkProblem
 from workers.learn.problems.network_data import network_problem
+from workers.learn.problems.transfer_data import from_weights
 from workers.learn.training import optimizers
 from workers.learn.training.schedule import AbstractSchedule, Constant, Cosine
 from workers.learn.training.trainer import NetworkTrainer
@@ -58,41 +60,51 @@ _LINEAR_EPOCHS: Final = 40
 """How linear models are trained where the method is one for networks: their specification does not say."""
 
 
-TrainedSpec = MLP | CNN | LinearModel
+TrainedSpec = MLP | CNN | Transfer | LinearModel
 """What is trained by mini-batches: also a linear model, as a network without hidden layers, by `stn`."""
 
 NetworkSpec = TrainedSpec | RFFGP
 """What is a network, however it is trained."""
 
 
-def build_network(spec: JobSpec, model: NetworkSpec, data: LoadedData, *, device: str) -> NetworkProblem:
+def build_network(
+    spec: JobSpec, model: NetworkSpec, data: LoadedData, given: GivenWeights | None, *, device: str
+) -> NetworkProblem:
     """Return the problem that a job poses on its data, with all arrays on `device`.
 
+    Args:
+        spec: the job.
+        model: its model.
+        data: its data.
+        given: the weights that the model starts from; None if it names none.
+        device: `cpu` or `cuda`.
+
     Raises:
-        LearnError: the data does not fit the model.
+        LearnError: the data, or the weights, do not fit the model.
         BadData: rows are not the images that the model is for.
     """
     parts = data.parts
-    image = _image(model, data)
+    layers = model.layers if isinstance(model, Transfer) else model
+    image = _image(layers, data)
     dtype = build_dtype(spec)
 
     def make(inputs: int, outputs: int) -> Network:
-        match model:
-            case CNN():
+        match layers:
+            case CNNLayers():
                 assert image is not None  # noqa: S101 (a CNN has one)
                 return cnn(
-                    [Block(channels, model.kernel, model.pool) for channels in model.channels],
-                    model.widths,
+                    [Block(channels, layers.kernel, layers.pool) for channels in layers.channels],
+                    layers.widths,
                     shape=image,
-                    activation=_activation(model.activation),
-                    normalization=networks.Normalization(model.normalization.value),
+                    activation=_activation(layers.activation),
+                    normalization=networks.Normalization(layers.normalization.value),
                     outputs=outputs,
                 )
-            case MLP():
+            case MLPLayers():
                 return networks.mlp(
-                    model.widths,
-                    activation=_activation(model.activation),
-                    normalization=networks.Normalization(model.normalization.value),
+                    layers.widths,
+                    activation=_activation(layers.activation),
+                    normalization=networks.Normalization(layers.normalization.value),
                     inputs=inputs,
                     outputs=outputs,
                 )
@@ -100,24 +112,31 @@ def build_network(spec: JobSpec, model: NetworkSpec, data: LoadedData, *, device
                 relu, none = networks.Activation.RELU, networks.Normalization.NONE
                 return networks.mlp([], activation=relu, normalization=none, inputs=inputs, outputs=outputs)
             case RFFGP():
-                return _process(spec, model, data, inputs, outputs, like=torch.zeros(0, dtype=dtype, device=device))
+                return _process(spec, layers, data, inputs, outputs, like=torch.zeros(0, dtype=dtype, device=device))
             case _:
-                assert_never(model)
+                assert_never(layers)
 
-    layers = 1 + (len(model.widths) if isinstance(model, MLP | CNN) else 0)
-    layers += len(model.channels) if isinstance(model, CNN) else 0
-    return network_problem(
+    count = 1 + (len(layers.widths) if isinstance(layers, MLPLayers | CNNLayers) else 0)
+    count += len(layers.channels) if isinstance(layers, CNNLayers) else 0
+    terms = build_network_terms(spec)
+    problem = network_problem(
         make,
         train=_examples(data, parts.train),
         valid=None if parts.valid is None else _examples(data, parts.valid),
         test=None if parts.test is None else _examples(data, parts.test),
         loss=loss_name(spec.loss),
-        terms=build_network_terms(spec),
+        terms=[term for _, term in terms],
         batch_size=min(_USUAL_BATCH if isinstance(model, LinearModel) else model.batch_size, len(parts.train)),
         dtype=dtype,
         device=device,
         classes=None if data.class_names is None else len(data.class_names),
-        noises=build_noises(spec, layers=layers, image=image),
+        noises=build_noises(spec, layers=count, image=image),
+    )
+    if given is None or not isinstance(model, Transfer):
+        return problem
+    backbone, head = (next((term for penalty, term in terms if isinstance(penalty, kind)), None) for kind in (L2SP, L2))
+    return from_weights(
+        problem, given.tensors, fresh_layers=model.fresh_layers, drawn=True, backbone=backbone, head=head
     )
 
 
@@ -140,28 +159,27 @@ def _process(
     )
 
 
-def _image(model: NetworkSpec, data: LoadedData) -> ImageShape | None:
-    if not isinstance(model, CNN):
+def _image(layers: MLPLayers | CNNLayers | LinearModel | RFFGP, data: LoadedData) -> ImageShape | None:
+    if not isinstance(layers, CNNLayers):
         return None
-    shape = image_shape(model, data.task)
+    shape = image_shape(layers, data.task)
     if isinstance(shape, Refusal):
         raise BadData(f"{shape.pointer}: {shape.detail}")
     return ImageShape(*shape)
 
 
-def build_network_terms(spec: JobSpec) -> list[L2Term]:
+def build_network_terms(spec: JobSpec) -> list[tuple[L2 | L2SP, L2Term]]:
     """Return the penalties, named as the trajectory and the result name them."""
-    terms = []
+    terms: list[tuple[L2 | L2SP, L2Term]] = []
     for name, regularizer in zip(strength_names(spec), spec.regularizers, strict=True):
-        if not isinstance(regularizer, L2):
+        if not isinstance(regularizer, L2 | L2SP):
             continue
-        strength, per = regularizer.strength, per_of(regularizer.strength.per)
+        strength, per, biases = regularizer.strength, per_of(regularizer.strength.per), regularizer.biases
         if strength.fixed is not None:
-            terms.append(L2Term(name, strength.fixed, per, fixed=True, biases=regularizer.biases))
+            term = L2Term(name, strength.fixed, per, fixed=True, biases=biases)
         else:
-            terms.append(
-                L2Term(name, strength.init, per, low=strength.low, high=strength.high, biases=regularizer.biases)
-            )
+            term = L2Term(name, strength.init, per, low=strength.low, high=strength.high, biases=biases)
+        terms.append((regularizer, term))
     return terms
 
 

@@ -48,7 +48,7 @@ def build_noises(spec: JobSpec, *, layers: int, image: ImageShape | None) -> Noi
             case specs.Cutout():
                 length, holes = _count("cutout.length", noise.length), _count("cutout.holes", noise.holes)
                 inputs.append(Cutout(length, holes, _required(image)))
-            case specs.L2() | specs.L1() | specs.TV() | specs.FieldOfExperts():
+            case specs.L2() | specs.L2SP() | specs.L1() | specs.TV() | specs.FieldOfExperts():
                 pass  # penalties
             case _:
                 assert_never(noise)

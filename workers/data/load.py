@@ -14,7 +14,7 @@ from service.spec.models import Loss
 from service.task import Task, read_task
 from workers.data.errors import BadData
 from workers.data.reading import Features, RawData, read
-from workers.data.scaling import Scaler, scaled, standardized
+from workers.data.scaling import Scaler, scaled, scaled_by, standardized
 from workers.data.splits import Parts, deal
 
 __all__ = ["BadData", "LoadedData", "feature_names", "load"]
@@ -41,7 +41,14 @@ class LoadedData:
 
 
 def load(
-    data: DataSpec, dataset: DatasetRecord, path: Path | None, *, loss: Loss, seed: int, holds_out: bool = True
+    data: DataSpec,
+    dataset: DatasetRecord,
+    path: Path | None,
+    *,
+    loss: Loss,
+    seed: int,
+    holds_out: bool = True,
+    scaler: Scaler | None = None,
 ) -> LoadedData:
     """Read a job's data and make it ready. The same arguments give the same data.
 
@@ -55,6 +62,7 @@ def load(
         loss: decides between classes and numbers.
         seed: of the split.
         holds_out: false for a method that needs no validation rows: they are training rows then.
+        scaler: what the features are scaled by instead of what the training rows say, if they are scaled at all.
 
     Raises:
         BadData: the data cannot be used as the specification wants; the message says why.
@@ -74,11 +82,15 @@ def load(
     )
     if not holds_out and parts.valid is not None:
         parts = replace(parts, train=np.sort(np.concatenate([parts.train, parts.valid])), valid=None)
-    raw, scaler = _scaled(raw, parts) if data.standardize else (raw, None)
-    return LoadedData(task, raw.x, raw.y, parts, scaler)
+    raw, used = _scaled(raw, parts, scaler) if data.standardize else (raw, None)
+    return LoadedData(task, raw.x, raw.y, parts, used)
 
 
-def _scaled(raw: RawData, parts: Parts) -> tuple[RawData, Scaler]:
+def _scaled(raw: RawData, parts: Parts, given: Scaler | None) -> tuple[RawData, Scaler]:
+    if given is not None:
+        if not isinstance(raw.x, np.ndarray) or not given.mean.shape == given.scale.shape == raw.x.shape[1:]:
+            raise BadData("A scale is given for dense features, one for each.")
+        return replace(raw, x=scaled_by(raw.x, given)), given
     if isinstance(raw.x, np.ndarray):
         x, scaler = standardized(raw.x, parts.train)
         return replace(raw, x=x), scaler

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,11 +20,20 @@ _PIECE: Final = 16 << 20
 _LENGTH: Final = 8
 """Bytes before the header, which say how long it is."""
 
-_FLOATS: Final = {"F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2")}
+_FLOATS: Final[Mapping[str, np.dtype[np.floating]]] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+}
 _BFLOAT: Final = "BF16"
 _INTEGERS: Final = {"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1}
 _BOOLEAN: Final = "BOOL"
-_BYTES: Final = {name: kind.itemsize for name, kind in _FLOATS.items()} | _INTEGERS | {_BFLOAT: 2, _BOOLEAN: 1}
+_BYTES: Final[Mapping[str, int]] = {
+    **{name: kind.itemsize for name, kind in _FLOATS.items()},
+    **_INTEGERS,
+    _BFLOAT: 2,
+    _BOOLEAN: 1,
+}
 _BFLOAT_EXPONENT: Final = 0x7F80
 """All of these bits are set in a bfloat16 that is infinite or not a number."""
 

@@ -38,10 +38,17 @@ def standardized(x: Numbers, train: NDArray[np.int64]) -> tuple[Numbers, Scaler]
         # Two passes: E[x²] − E[x]² would lose all digits of a feature with a large mean.
         variance = sum((np.square(x[rows] - mean).sum(0) for rows in blocks), start=np.zeros(d)) / n
         scaler = Scaler(mean, _scale(mean, variance, n))
+    return scaled_by(x, scaler), scaler
+
+
+def scaled_by(x: Numbers, scaler: Scaler) -> Numbers:
+    """Bring every column to a given scale; `x` [n, d] is changed in place and returned."""
+    step = max(1, _BLOCK // max(1, x.shape[1]))
+    with np.errstate(over="ignore", invalid="ignore"):
         for start in range(0, x.shape[0], step):
             rows = slice(start, start + step)
             x[rows] = (x[rows] - scaler.mean) / scaler.scale
-    return x, scaler
+    return x
 
 
 def scaled(x: scipy.sparse.csr_array, train: NDArray[np.int64]) -> tuple[scipy.sparse.csr_array, Scaler]:

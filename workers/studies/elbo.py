@@ -14,6 +14,7 @@ from service.spec.models import LinearModel
 from workers.build.elbo import build_evidence_method
 from workers.build.linear import build_linear
 from workers.build.networks import NetworkSpec, build_network
+from workers.build.transfer import GivenWeights, read_weights
 from workers.calibration import AnyCalibration, calibration_body, calibrations, with_scores
 from workers.data.load import LoadedData, load
 from workers.elbo_evidence import examine_elbo
@@ -48,18 +49,36 @@ _TRAINED_ON = "train+valid"
 
 
 def begin_elbo(
-    spec: JobSpec, model: NetworkSpec, method: ELBo, dataset: DatasetRecord, path: Path | None, *, device: str
+    spec: JobSpec,
+    model: NetworkSpec,
+    method: ELBo,
+    dataset: DatasetRecord,
+    path: Path | None,
+    *,
+    device: str,
+    weights: Path | None = None,
 ) -> "ElboStudy":
     """Return the study of a job whose method is `elbo`: see `BeginStudy`."""
-    data = load(spec.data, dataset, path, loss=spec.loss, seed=spec.seed, holds_out=False)
-    return ElboStudy(spec, model, method, data, device=device)
+    given = None if weights is None else read_weights(weights)
+    scaler = None if given is None else given.scaler
+    data = load(spec.data, dataset, path, loss=spec.loss, seed=spec.seed, holds_out=False, scaler=scaler)
+    return ElboStudy(spec, model, method, data, given, device=device)
 
 
 @final
 class ElboStudy(AbstractStudy):
     """A job whose method is `elbo`."""
 
-    def __init__(self, spec: JobSpec, model: NetworkSpec, method: ELBo, data: LoadedData, *, device: str) -> None:
+    def __init__(
+        self,
+        spec: JobSpec,
+        model: NetworkSpec,
+        method: ELBo,
+        data: LoadedData,
+        given: GivenWeights | None,
+        *,
+        device: str,
+    ) -> None:
         """Put the pieces together."""
         self._spec = spec
         self._model = model
@@ -68,7 +87,7 @@ class ElboStudy(AbstractStudy):
         if isinstance(model, LinearModel):
             self._problem = build_linear(spec, model, data, device=device)
         else:
-            self._problem = build_network(spec, model, data, device=device)
+            self._problem = build_network(spec, model, data, given, device=device)
         self._method = build_evidence_method(spec, method)
 
     @property

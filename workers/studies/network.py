@@ -10,14 +10,13 @@ from torch import Tensor
 
 from service.records import DatasetRecord, FileRecord, JsonObject
 from service.spec.job import JobSpec
-from service.spec.regularizers import L2
-from workers.build.granularity import per_of
+from service.spec.regularizers import L2, L2SP
 from workers.build.names import strength_names
 from workers.build.networks import NetworkSpec, TrainedSpec, build_network, build_network_method, build_trainer
+from workers.build.transfer import GivenWeights, penalised, read_weights
 from workers.calibration import calibration_body, calibrations, with_scores
 from workers.data.load import LoadedData, load
 from workers.learn.method import Answer, State, TrajectoryPoint, natural_values
-from workers.learn.models.groups import groups
 from workers.learn.problem import Part
 from workers.learn.problems.network import NetworkProblem
 from workers.network_evidence import examine_network
@@ -38,23 +37,33 @@ from workers.study import AbstractConclusion, AbstractStudy, AnyMethod
 
 
 def begin_network(
-    spec: JobSpec, model: TrainedSpec, dataset: DatasetRecord, path: Path | None, *, device: str
+    spec: JobSpec,
+    model: TrainedSpec,
+    dataset: DatasetRecord,
+    path: Path | None,
+    *,
+    device: str,
+    weights: Path | None = None,
 ) -> "NetworkStudy":
     """Return the study of a job on networks: see `BeginStudy`."""
-    data = load(spec.data, dataset, path, loss=spec.loss, seed=spec.seed)
-    return NetworkStudy(spec, model, data, device=device)
+    given = None if weights is None else read_weights(weights)
+    scaler = None if given is None else given.scaler
+    data = load(spec.data, dataset, path, loss=spec.loss, seed=spec.seed, scaler=scaler)
+    return NetworkStudy(spec, model, data, given, device=device)
 
 
 @final
 class NetworkStudy(AbstractStudy):
     """A job on a network."""
 
-    def __init__(self, spec: JobSpec, model: TrainedSpec, data: LoadedData, *, device: str) -> None:
+    def __init__(
+        self, spec: JobSpec, model: TrainedSpec, data: LoadedData, given: GivenWeights | None, *, device: str
+    ) -> None:
         """Put the pieces together."""
         self._spec = spec
         self._model = model
         self._data = data
-        self._problem = build_network(spec, model, data, device=device)
+        self._problem = build_network(spec, model, data, given, device=device)
         self._method = build_network_method(spec, model, self._problem)
 
     @property
@@ -146,8 +155,8 @@ def network_entry_names(spec: JobSpec, problem: NetworkProblem) -> dict[str, lis
     """Return what each strength is for, by the penalties' names; none of penalties with a single one."""
     named = {}
     for name, regularizer in zip(strength_names(spec), spec.regularizers, strict=True):
-        if isinstance(regularizer, L2):
-            found = groups(problem.network, per_of(regularizer.strength.per), biases=regularizer.biases)
+        if isinstance(regularizer, L2 | L2SP):
+            found = penalised(spec.model, problem.network, regularizer)
             if found.names:
                 named[name] = list(found.names)
     return named

@@ -37,6 +37,22 @@ class Transferred:
         return _only(groups(self.network, per, biases=biases), self.network, tuple(not one for one in self.is_given))
 
 
+def split_from_head(network: Network, *, head: int) -> Transferred:
+    """Return a network with what of it is new: its last layers.
+
+    Args:
+        network: all of it.
+        head: how many of the last layers start afresh, at least 1.
+
+    Raises:
+        LearnError: there are not that many layers, or no backbone would be left.
+    """
+    layers = max(slot.layer for slot in network.slots) + 1
+    if not 1 <= head < layers:
+        raise LearnError(f"1 to {layers - 1} of the network's {layers} layers can start afresh; asked for {head}")
+    return Transferred(network, tuple(slot.layer < layers - head for slot in network.slots))
+
+
 def transferred(network: Network, given: Mapping[str, Tensor], *, head: int, drawn: bool, like: Tensor) -> Transferred:
     """Return a network whose backbone starts from given weights, with L2 around them or around zero.
 
@@ -56,14 +72,11 @@ def transferred(network: Network, given: Mapping[str, Tensor], *, head: int, dra
 
     Source: L2-SP: Li, Grandvalet & Davoine (2018), Explicit inductive bias for transfer learning, equation (2).
     """
-    layers = max(slot.layer for slot in network.slots) + 1
-    if not 1 <= head < layers:
-        raise LearnError(f"1 to {layers - 1} of the network's {layers} layers can start afresh; asked for {head}")
+    is_given = split_from_head(network, head=head).is_given
     names = {slot.name for slot in network.slots}
     unknown = sorted(set(given) - names - set(network.buffer_shapes) - _counters(given))
     if unknown:
         raise LearnError(f"the network has no parameters {unknown}; it has {sorted(names)}")
-    is_given = tuple(slot.layer < layers - head for slot in network.slots)
     parts, slots = [], []
     for slot, from_file in zip(network.slots, is_given, strict=True):
         if not from_file:

@@ -65,6 +65,31 @@ def transfer_problem(
         device=device,
         classes=classes,
     )
+    return from_weights(problem, given, fresh_layers=fresh_layers, drawn=drawn, backbone=backbone, head=head)
+
+
+def from_weights(
+    problem: NetworkProblem,
+    given: Mapping[str, Tensor],
+    *,
+    fresh_layers: int,
+    drawn: bool,
+    backbone: L2Term | None,
+    head: L2Term | None,
+) -> NetworkProblem:
+    """Return a problem whose backbone starts from given weights, with these penalties in place of its own.
+
+    Args:
+        problem: of the same network from scratch.
+        given: see `transfer_problem`, as of all others.
+        fresh_layers: how many of the last layers are the head.
+        drawn: whether the backbone's penalty is L2-SP.
+        backbone: the penalty of the backbone.
+        head: the penalty of the head.
+
+    Raises:
+        LearnError: weights that are not those of the backbone.
+    """
     like = problem.train.x
     start = transferred(problem.network, given, head=fresh_layers, drawn=drawn, like=like)
     penalties = []
