@@ -80,13 +80,13 @@ def admit(
         return Admission((refusal,), (), None)
     match spec.model:
         case LinearModel() if not isinstance(spec.method, STN):
-            task = read_task(spec.data, dataset, loss=spec.loss)
+            task = read_task(spec.data, dataset, loss=spec.loss, holds_out=spec.holds_out)
             if isinstance(task, list):
                 return Admission(tuple(task), (), None)
             figures = estimate_linear(spec, spec.model, dataset, task)
             warnings = (*_linear_warnings(spec, spec.model, task), *_class_warnings(task))
         case LinearModel() | MLP() | CNN() | Transfer():
-            task = read_task(spec.data, dataset, loss=spec.loss)
+            task = read_task(spec.data, dataset, loss=spec.loss, holds_out=spec.holds_out)
             if isinstance(task, list):
                 return Admission(tuple(task), (), None)
             layers = _layers(spec.model, task)
@@ -99,7 +99,7 @@ def admit(
             figures = estimate_network(spec, layers, task)
             warnings = (*_redundant(spec),)
         case RFFGP():
-            task = read_task(spec.data, dataset, loss=spec.loss)
+            task = read_task(spec.data, dataset, loss=spec.loss, holds_out=spec.holds_out)
             if isinstance(task, list):
                 return Admission(tuple(task), (), None)
             if dataset.is_sparse:

@@ -54,10 +54,16 @@ class Task:
         return self.rows.train if self.folds is not None else self.rows.valid
 
 
-def read_task(data: DataSpec, dataset: DatasetRecord, *, loss: Loss) -> Task | list[Refusal]:
+def read_task(data: DataSpec, dataset: DatasetRecord, *, loss: Loss, holds_out: bool = True) -> Task | list[Refusal]:
     """Read a specification against its dataset: what it means, or all reasons why it cannot be run.
 
     Pure: it knows the dataset's record, not its rows.
+
+    Args:
+        data: the specification.
+        dataset: its dataset.
+        loss: decides between classes and numbers.
+        holds_out: false for a method that needs no validation rows.
     """
     refusals: list[Refusal] = []
     columns = {column.name: column for column in dataset.columns}
@@ -79,6 +85,7 @@ def read_task(data: DataSpec, dataset: DatasetRecord, *, loss: Loss) -> Task | l
         classes if not refusals else None,
         refusals,
         stratifiable=loss is Loss.CROSS_ENTROPY,
+        holds_out=holds_out,
     )
     if rows is not None and isinstance(data.split, KFoldSplit) and data.split.folds > rows.train:
         detail = f"{data.split.folds} folds need as many rows, {rows.train} are left for them"
@@ -163,6 +170,7 @@ def parts_of(
     refusals: list[Refusal],
     *,
     stratifiable: bool,
+    holds_out: bool = True,
 ) -> tuple[Share | None, bool]:
     """Count the rows of each part, and say whether parts keep the classes' shares.
 
@@ -173,10 +181,11 @@ def parts_of(
         classes: class → rows, where there are classes and they are known.
         refusals: what stands against it is added here; then there are no rows.
         stratifiable: whether the target is a class.
+        holds_out: whether there must be validation rows.
     """
     split = data.split
     if isinstance(split, ColumnSplit):
-        return _named_parts(split, data, columns, refusals), False
+        return _named_parts(split, data, columns, refusals, holds_out=holds_out), False
     least = least_rows(split)
     if dataset.rows < least:
         refusals.append(Refusal("/data/split", f"this split needs at least {least} rows, there are {dataset.rows}"))
@@ -210,7 +219,12 @@ def parts_of(
 
 
 def _named_parts(
-    split: ColumnSplit, data: DataSpec, columns: Mapping[str, ColumnRecord], refusals: list[Refusal]
+    split: ColumnSplit,
+    data: DataSpec,
+    columns: Mapping[str, ColumnRecord],
+    refusals: list[Refusal],
+    *,
+    holds_out: bool,
 ) -> Share | None:
     pointer = "/data/split/column"
     column = columns.get(split.column)
@@ -227,11 +241,13 @@ def _named_parts(
     if column.missing:
         refusals.append(Refusal(pointer, f"{split.column!r} names no part in {column.missing:,} rows"))
         return None
-    absent = [part for part in (TRAIN, VALID) if not found.get(part)]
+    needed = (TRAIN, VALID) if holds_out else (TRAIN,)
+    absent = [part for part in needed if not found.get(part)]
     if absent:
-        refusals.append(Refusal(pointer, f"no row is {' and none is '.join(absent)}: both parts are needed"))
+        both = "both parts are" if holds_out else "that part is"
+        refusals.append(Refusal(pointer, f"no row is {' and none is '.join(absent)}: {both} needed"))
         return None
-    return Share(train=found[TRAIN], valid=found[VALID], test=found.get(TEST, 0))
+    return Share(train=found[TRAIN], valid=found.get(VALID, 0), test=found.get(TEST, 0))
 
 
 def _in_order(kind: ColumnType, values: Mapping[str, int]) -> tuple[str, ...]:

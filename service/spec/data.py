@@ -7,14 +7,16 @@ from pydantic import Field, model_validator
 from service.spec.base import SafeText, Spec, wrong_at
 
 ColumnName = Annotated[SafeText, Field(min_length=1, max_length=256)]
-Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
 class HoldoutSplit(Spec):
     """Rows are dealt into training, validation and test parts by the job's seed."""
 
     kind: Literal["holdout"] = "holdout"
-    valid: Fraction = Field(default=0.25, description="Fraction of all rows that measures the strengths.")
+    valid: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.25,
+        description="Fraction of all rows that measures the strengths; 0 only with `elbo`, which needs none.",
+    )
     test: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.25, description="Fraction of all rows that nothing is learned from."
     )

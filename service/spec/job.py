@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from service.spec.base import SafeText, Spec, wrong_at
 from service.spec.capabilities import FOLDS, GRANULARITIES, refusal
-from service.spec.data import DataSpec, KFoldSplit
+from service.spec.data import DataSpec, HoldoutSplit, KFoldSplit
 from service.spec.hyperparameters import Granularity
 from service.spec.methods import STN, ELBo, Implicit, MethodSpec, Posterior, QuasiNewtonStep
 from service.spec.models import NETWORKS, RFFGP, Denoiser, ImagePrior, LinearModel, Loss, ModelSpec, Transfer
@@ -154,6 +154,8 @@ class JobSpec(Spec):
         self._granularities_fit()
         if isinstance(self.model, Transfer):
             self._transfer_fits(self.model)
+        if isinstance(self.data.split, HoldoutSplit) and self.data.split.valid == 0 and self.holds_out:
+            raise wrong_at("data/split/valid", "strengths are learned from validation rows: take more than 0")
         if isinstance(self.data.split, KFoldSplit) and isinstance(self.method, STN | ELBo):
             raise wrong_at("data/split/kind", f"{self.method.kind!r} learns from one training: take holdout or column")
         if isinstance(self.data.split, KFoldSplit) and self.model.kind not in FOLDS:
@@ -217,6 +219,11 @@ class JobSpec(Spec):
             for field in ("learning_rates", "training_steps"):
                 if getattr(method, field) is not None:
                     raise wrong_at(f"method/{field}", f"this objective climbs in closed form: leave out {field}")
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether validation rows are kept from training."""
+        return not isinstance(self.method, ELBo)
 
     @property
     def trains_by_steps(self) -> bool:

@@ -17,7 +17,7 @@ from workers.learn.training.optimizers import Adam
 from workers.learn.training.schedule import Cosine
 from workers.learn.training.training import Training
 
-# σ, then for each variant: log λ at rest, validation loss there, cosine of the response and the true Jacobian at the best λ.
+# σ; for each variant log λ at rest, validation loss there, and at the best λ the cosine of response and true Jacobian.
 TABLE = [
     (0.01, (-2.0217, 5.609565, 1.0000), (-2.0218, 5.609568, 1.0000)),
     (0.1, (-2.0227, 5.609565, 1.0000), (-2.0241, 5.609830, 1.0000)),

@@ -169,3 +169,11 @@ def test_what_does_not_fit_is_refused(body: dict[str, object], pointer: str, mes
 
 def test_a_random_feature_process_takes_elbo_by_itself() -> None:
     assert JobSpec.model_validate({**CLASSES, "model": {"kind": "rff_gp"}}).method.kind == "elbo"
+
+
+def test_no_row_need_be_held_out() -> None:
+    split = {"kind": "holdout", "valid": 0, "test": 0.25}
+    result, _ = finished(**{**NUMBERS, "data": {**DIABETES, "split": split}}, method=EXACT)
+    assert result["model"]["rows"] == 331
+    with pytest.raises(ValidationError, match="validation rows"):
+        JobSpec.model_validate({**NUMBERS, "data": {**DIABETES, "split": split}})

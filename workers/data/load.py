@@ -67,7 +67,7 @@ def load(
     Raises:
         BadData: the data cannot be used as the specification wants; the message says why.
     """
-    task = read_task(data, dataset, loss=loss)
+    task = read_task(data, dataset, loss=loss, holds_out=holds_out)
     if isinstance(task, list):
         raise BadData("; ".join(f"{refusal.pointer}: {refusal.detail}" for refusal in task))
     part_column = data.split.column if isinstance(data.split, ColumnSplit) else None
