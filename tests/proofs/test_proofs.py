@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.proofs import crash, frozen, outages, verification
+from tests.proofs import crash, families, frozen, outages, verification
 
 
 def test_killed_workers_leave_no_trace_in_a_job() -> None:
@@ -54,3 +54,9 @@ def test_outages_show_in_no_job(name: str) -> None:
 @pytest.mark.timeout(1200)
 def test_hypergradients_pass_every_check_that_they_owe() -> None:
     assert verification.main() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_both_other_families_give_the_numbers_that_are_known() -> None:
+    assert families.main() == 0
