@@ -23,14 +23,14 @@ class Case:
     test: Examples
 
 
-def fashion(folder: Path, *, train: int, valid: int) -> Case:
-    """Return a random part of the 60,000 training images, another one for validation, and all test images."""
+def fashion(folder: Path, *, train: int, valid: int, test: int = 10_000) -> Case:
+    """Return a random part of the 60,000 training images, another one for validation, and the first test images."""
     where = folder / "fashion-mnist"
     X, y = _images(where / "train-images-idx3-ubyte.gz"), _numbers(where / "train-labels-idx1-ubyte.gz", 8)
     order = np.random.default_rng(0).permutation(len(y))
     some, others = order[:train], order[train : train + valid]
-    test = Examples(_images(where / "t10k-images-idx3-ubyte.gz"), _numbers(where / "t10k-labels-idx1-ubyte.gz", 8))
-    return Case(Examples(X[some], y[some]), Examples(X[others], y[others]), test)
+    T, t = _images(where / "t10k-images-idx3-ubyte.gz"), _numbers(where / "t10k-labels-idx1-ubyte.gz", 8)
+    return Case(Examples(X[some], y[some]), Examples(X[others], y[others]), Examples(T[:test], t[:test]))
 
 
 def save(case: Case, file: Path) -> None:

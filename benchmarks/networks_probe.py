@@ -12,8 +12,8 @@ from pathlib import Path
 
 import psutil
 import torch
-from networks_cases import problem_of, saved
 
+from benchmarks.networks_cases import problem_of, saved
 from workers.learn.linear.neumann import Neumann
 from workers.learn.methods.implicit_online import ImplicitOnline
 from workers.learn.outer.adam import Adam as OuterAdam
