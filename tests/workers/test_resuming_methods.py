@@ -6,6 +6,7 @@ import pytest
 from pydantic import JsonValue
 
 from service.records import AttemptOutcome, JobStatus
+from service.spec.job import JobSpec
 from service.store.checkpoints import checkpoints_of
 from tests.proofs.capabilities import Service, service
 from tests.proofs.cells import Body, Cell, cells
@@ -13,7 +14,6 @@ from tests.workers.fleet import Fleet, eventually
 
 _LONGER: dict[str, Body] = {
     "elbo": {"training_steps": 6000},
-    "grid": {"points": 100},
     # Steps that compare values end when nothing is left to be gained; these go on.
     "implicit": {"step": {"kind": "adam", "learning_rate": 0.01}},
 }
@@ -21,14 +21,17 @@ _LONGER: dict[str, Body] = {
 _QUICK = frozenset({"maid-linear-l2", "tpe-linear-l2"})
 """States of all kinds are in these two; each test takes some seconds."""
 
-_STEPS = {"linear": 100, "mlp": 60, "cnn": 40, "rff_gp": 100, "denoiser": 100}
+_STEPS = {"linear": 100, "mlp": 60, "cnn": 40, "rff_gp": 100, "transfer": 60, "denoiser": 100}
 
 
-def _long(cell: Cell, images: str) -> dict[str, JsonValue]:
-    body = cell.body(images=images)
+def _long(cell: Cell, running: Service) -> dict[str, JsonValue]:
+    body = cell.body(images=running.images, weights=running.weights)
     method = {**body["method"], **_LONGER.get(cell.method, {})}  # type: ignore[dict-item]
-    if cell.method == "grid" and cell.regularizer == "tv":
-        method["points"] = 10  # of each of two
+    if cell.method == "grid":
+        learned = sum(
+            number.is_learned for part in JobSpec.model_validate(body).regularizers for number in part.numbers
+        )
+        method["points"] = {1: 100, 2: 10, 3: 4}[learned]
     steps = 100 if cell.method == "grid" else _STEPS[cell.model]
     budget: Body = {"outer_steps": steps, "tolerance": 1e-10}
     return {**body, "method": method, "budget": budget, "verify": False}
@@ -52,7 +55,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     ids=str,
 )
 def test_a_killed_run_is_the_same_run(cell: Cell, running: Service) -> None:
-    fleet, body = running.fleet, _long(cell, running.images)
+    fleet, body = running.fleet, _long(cell, running)
     jobs = [str(running.client.post("/v1/jobs", json=body).raise_for_status().json()["id"]) for _ in range(2)]
     twin, job_id = jobs
     undisturbed = fleet.reaches(twin, JobStatus.SUCCEEDED, seconds=120.0)
