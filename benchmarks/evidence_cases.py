@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from networks_cases import fashion
 from torch import Tensor
 
+from benchmarks.networks_cases import fashion
 from workers.learn.models.cnn import Block, cnn
 from workers.learn.models.image_shape import ImageShape
 from workers.learn.models.mlp import Activation, Normalization

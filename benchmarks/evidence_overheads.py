@@ -1,6 +1,6 @@
 """What a training step under the evidence's objective costs beside a plain one; run as a program: in memory.
 
-    python benchmarks/evidence_overheads.py MODEL WAY
+    python -m benchmarks.evidence_overheads MODEL WAY
 
 prints one line of JSON: how much more memory a process holds at most while it trains.
 """
@@ -16,10 +16,10 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from evidence_cases import HIDDEN, SIDE, make
-from networks_probe import Watch
 from torch import nn
 
+from benchmarks.evidence_cases import HIDDEN, SIDE, make
+from benchmarks.networks_probe import Watch
 from workers.learn.methods.elbo import ELBo
 from workers.learn.models.cnn import ToPlanes
 from workers.learn.models.image_shape import ImageShape
@@ -72,7 +72,7 @@ def overheads(*, rounds: int) -> list[Overhead]:
                 times[way].append(time.process_time() - begun)
         step = {way: float(np.median(seen)) / INNER_STEPS for way, seen in times.items()}
         for way in WAYS:
-            command = [sys.executable, __file__, model, way]
+            command = [sys.executable, "-m", "benchmarks.evidence_overheads", model, way]
             line = subprocess.run(command, check=True, capture_output=True, text=True).stdout
             memory = json.loads(line)["memory_mib"]
             found.append(Overhead(model, way, problem.network.size, 1e3 * step[way], step[way] / step["plain"], memory))

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.optimize
 import torch
-from evidence_cases import Split
 from torch import Tensor
 
+from benchmarks.evidence_cases import Split
 from workers.learn.calibration import gaussian_calibration
 from workers.learn.kappa import Kappa
 from workers.learn.method import run
@@ -50,8 +50,8 @@ class Predicted:
     """Evaluations of the evidence, or steps of the winner's training."""
     noise: float
     """Standard deviation, of standardised targets."""
-    evidence: float
-    """Log evidence of a training row, standardised; NaN of a bound."""
+    evidence: float | None
+    """Log evidence of a training row, standardised; None of a bound."""
     kappa: float = 1.0
 
 
@@ -96,7 +96,7 @@ class Fit:
     std: Tensor
     steps: int
     noise: float
-    evidence: float = math.nan
+    evidence: float | None = None
     kappa: float = 1.0
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from evidence_cases import BATCH, HIDDEN, SIDE
-from evidence_processes import BOUND_BATCH, BOUND_STEPS, FEATURES
-from evidence_transfer import DRAWS, FEW_STRENGTHS, RATES, STEPS, STRENGTHS, TRIALS
+
+from benchmarks.evidence_cases import BATCH, HIDDEN, SIDE
+from benchmarks.evidence_processes import BOUND_BATCH, BOUND_STEPS, FEATURES
+from benchmarks.evidence_transfer import DRAWS, FEW_STRENGTHS, RATES, STEPS, STRENGTHS, TRIALS
 
 TEST_ROWS = 5_000
 Found = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -27,7 +28,7 @@ def page(found: Found) -> str:
             "# Strengths by evidence",
             "",
             f"- versions: Python {platform.python_version()}, torch {torch.__version__}; one thread, processor time",
-            "- command: `python benchmarks/evidence.py --data DIR`",
+            "- command: `python -m benchmarks.evidence --data DIR`",
             "- what was measured, in full: [evidence.json](evidence.json)",
             "",
             "| claim | | measured |",
@@ -239,11 +240,11 @@ def _processes(processes: list[Row]) -> list[str]:
         for name in dict.fromkeys(row["contender"] for row in processes):
             runs = _of(processes, set=of, contender=name)
             if runs:
-                evidence = float(np.mean([row["evidence"] for row in runs]))
+                known = [row["evidence"] for row in runs if row["evidence"] is not None]
                 lines.append(
                     f"| {of} | {runs[0]['rows']:,} | {name} | {len(runs)} | {_spread(runs, 'log_likelihood', 3)} "
                     f"| {_spread(runs, 'rmse', 3)} | {np.mean([row['noise'] for row in runs]):.3f} "
-                    f"| {'—' if math.isnan(evidence) else f'{evidence:.3f}'} | {runs[0]['kappa']:.3g} "
+                    f"| {f'{np.mean(known):.3f}' if known else '—'} | {runs[0]['kappa']:.3g} "
                     f"| {np.mean([row['seconds'] for row in runs]):.1f} |"
                 )
     return [*lines, ""]
