@@ -1,6 +1,7 @@
 """Databases for tests: every test that asks for `store` runs on SQLite and on a real PostgreSQL."""
 
 import os
+import signal
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,10 @@ import pytest
 
 from service.store import Database, Store, schema
 from service.tables import metadata
+
+# A shell that runs tests in the background makes them, and the programs that they start, deaf to Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Server(Protocol):
