@@ -70,7 +70,7 @@ class Size:
 
 
 FULL = Size(
-    crops=48, side=64, filters=24, taps=5, allowance=20_000, of_tv=10_000, comparison=500, grid=(21, 11), test=12
+    crops=48, side=64, filters=24, taps=5, allowance=20_000, of_tv=10_000, comparison=500, grid=(41, 15), test=12
 )
 QUICK = Size(crops=4, side=32, filters=8, taps=3, allowance=600, of_tv=600, comparison=300, grid=(7, 5), test=2)
 
@@ -288,7 +288,7 @@ def report(rows: Sequence[Row], size: Size) -> str:
     ordered = sorted(rows, key=lambda row: ["none", TOTAL_VARIATION, FIELD].index(row.penalty))
     claims = [
         (gain >= GAIN, f"the field of experts beats total variation by {gain:.2f} dB on Set12, {GAIN} at least"),
-        (same <= 1e-4, f"every method's total variation is at most {max(same, 0.0):.0e} worse than the grid's"),
+        (same <= 1e-4, f"every method's total variation is at most {max(same, 0.0):.3%} worse than the grid's"),
         (spent <= 0.1, f"`implicit` learns it for {spent:.3f} of what the grid costs"),
     ]
     lines = [
