@@ -197,14 +197,14 @@ class ResultView:
 
     hyperparameters: Json
     metrics: Annotated[Json, says("By part: `train`, `valid`, `test`.")]
-    calibration: Annotated[
-        Json | None, says("How far predictions of parts held back can be believed; null where they are mere numbers.")
-    ]
     evidence: Annotated[Json, says("Why the answer may be trusted.")]
     model: Annotated[Json, says("What the final model is: rows, features, classes and the like, by its kind.")]
     cost: Json
     files: list[JsonValue]
     reproduce: Annotated[Json, says("The specification, the seed and the versions that give it again.")]
+    calibration: Annotated[
+        Json | None, says("How far predictions of parts held back can be believed; null where they are mere numbers.")
+    ] = None
     self_tuning: Annotated[Json | None, says("Of `stn`: the schedule of the strengths, and predicted losses.")] = None
 
 

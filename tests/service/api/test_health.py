@@ -141,6 +141,8 @@ def test_every_cell_of_the_catalogue_is_accepted_by_a_dry_run(client: TestClient
         for model, kinds in method["models"].items():
             for kind in kinds:
                 chosen = {"kind": model, **({"regularizer": kind} if model == "denoiser" else {})}
+                if kind == "l2_sp":
+                    chosen |= {"backbone": {"kind": "mlp"}, "weights": "ds_1"}
                 sent = body(method={"kind": method["name"]}, model=chosen, regularizers=[{"kind": kind}])
                 JobSpec.model_validate(sent)
 
