@@ -58,6 +58,8 @@ class Contest:
     """Rows."""
     valid: int
     test: int
+    strengths: str
+    """What is learned, in words."""
     retrains: bool
     """Whether answers are trained again from scratch."""
     contenders: tuple[Contender, ...]
@@ -125,6 +127,7 @@ CONTESTS: dict[str, Contest] = {
         10_000,
         5_000,
         10_000,
+        "3 strengths",
         True,
         (
             Contender("implicit", {"kind": "implicit"}, is_ours=True),
@@ -140,6 +143,7 @@ CONTESTS: dict[str, Contest] = {
         10_000,
         5_000,
         10_000,
+        "8 strengths: l2 and dropout per layer, input dropout, label smoothing, input noise",
         False,
         _self_tuning(PASSES["mlp"]),
     ),
@@ -151,6 +155,7 @@ CONTESTS: dict[str, Contest] = {
         4_000,
         2_000,
         4_000,
+        "15 strengths: those, and translation, brightness, contrast, length and holes of cutouts",
         False,
         _self_tuning(PASSES["cnn"]),
     ),
