@@ -202,9 +202,11 @@ def compose(folder: Path) -> str:
 
 
 def _cost_claim(costs: dict[str, Any]) -> Claim:
-    ratio = costs[USUAL]["ratio"]
+    ratio, less = costs[USUAL]["ratio"], costs["neumann, 5 terms"]["ratio"]
     return Claim(
-        f"An outer step every {INNER_STEPS} steps: at most 1.3 times plain training", f"{ratio:.2f} times", ratio <= 1.3
+        f"An outer step every {INNER_STEPS} steps: at most 1.3 times plain training",
+        f"{ratio:.2f} times with the default, {less:.2f} times with 5 terms instead of 10",
+        ratio <= 1.3,
     )
 
 
