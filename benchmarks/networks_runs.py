@@ -57,7 +57,10 @@ class Trace:
 
 
 def run(contest: Contest, contender: Contender, whole: NetworkProblem, *, seed: int, seconds: float) -> Trace:
-    """Step a contender until its time is up or it has come to its end; a step that ends too late does not count."""
+    """Step a contender until its time is up or it has come to its end.
+
+    A step that ends too late does not count, unless it is the first.
+    """
     problem = contest.seen(contender, whole)
     method = contest.method(contender, problem)
     due, steps, marks = 0.0, 0, list[Mark]()
@@ -70,10 +73,10 @@ def run(contest: Contest, contender: Contender, whole: NetworkProblem, *, seed: 
         begun = time.process_time()
         state, point = method.step(problem, state)
         spent += time.process_time() - begun
-        if spent > seconds:
+        if spent > seconds and answer is not None:
             break
         steps += 1
-        is_over = point.status is not Status.RUNNING and not point.is_trial
+        is_over = spent > seconds or (point.status is not Status.RUNNING and not point.is_trial)
         if spent >= due or is_over:
             due = max(_CLOSER * spent, spent + _LEAST * seconds)
             try:
