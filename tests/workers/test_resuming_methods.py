@@ -27,6 +27,8 @@ _STEPS = {"linear": 100, "mlp": 60, "cnn": 40, "rff_gp": 100, "transfer": 60, "d
 def _long(cell: Cell, running: Service) -> dict[str, JsonValue]:
     body = cell.body(images=running.images, weights=running.weights)
     method = {**body["method"], **_LONGER.get(cell.method, {})}  # type: ignore[dict-item]
+    if cell.method == "elbo" and cell.model != "linear":
+        method["training_steps"] = 1500  # whose steps take longer
     if cell.method == "grid":
         learned = sum(
             number.is_learned for part in JobSpec.model_validate(body).regularizers for number in part.numbers
