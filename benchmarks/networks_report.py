@@ -202,10 +202,10 @@ def compose(folder: Path) -> str:
 
 
 def _cost_claim(costs: dict[str, Any]) -> Claim:
-    ratio, less = costs[USUAL]["ratio"], costs["neumann, 5 terms"]["ratio"]
+    ratio, more = costs[USUAL]["ratio"], costs["neumann, 10 terms"]["ratio"]
     return Claim(
         f"An outer step every {INNER_STEPS} steps: at most 1.3 times plain training",
-        f"{ratio:.2f} times with the default, {less:.2f} times with 5 terms instead of 10",
+        f"{ratio:.2f} times with the default, {more:.2f} times with 10 terms instead of 5",
         ratio <= 1.3,
     )
 

@@ -92,8 +92,8 @@ def _usual_regularizers(given: dict[str, object]) -> list[RegularizerSpec]:
 _NETWORK_STEPS = 50
 _NETWORK_METHOD: dict[str, object] = {
     "kind": "implicit",
-    "solver": {"kind": "neumann", "terms": 10, "damping": 1e-3},
-    "step": {"kind": "adam", "learning_rate": 0.05},
+    "solver": {"kind": "neumann", "terms": 5, "damping": 1e-3},
+    "step": {"kind": "adam", "learning_rate": 0.1},
     "inner_steps": _NETWORK_STEPS,
 }
 """What `implicit` is on a network unless the client says otherwise."""
