@@ -70,7 +70,7 @@ class Outcome:
         """Return a row of the table."""
         cell = self.cell
         more = str(cell).removeprefix(f"{cell.method}-{cell.model}-{cell.regularizer}").lstrip("-") or "–"
-        shown = f"{self.error:.1e}"
+        shown = f"{self.error:.1e}" if self.error > 0.0 else "–"
         return (
             f"| `{cell.model}` | `{cell.regularizer}` | `{cell.method}` | {more} | succeeded | {self.steps} "
             f"| {self.verdict} | {shown} | {self.bound:.0e} |"
