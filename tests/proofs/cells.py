@@ -149,7 +149,8 @@ def more_cells() -> Iterator[Cell]:
                     yield finer
         if cell.model in FOLDS and _is_accepted(replace(cell, split="kfold")):
             yield replace(cell, split="kfold")
-        if cell.method == "elbo" and cell.regularizer != "l2_sp":  # the weights are for other rows
+        # Those rows are no images, and given weights are for others.
+        if cell.method == "elbo" and cell.model != "cnn" and cell.regularizer != "l2_sp":
             yield from filter(
                 _is_accepted, (replace(cell, posterior=kind) for kind in ("isotropic", "diagonal", "exact"))
             )
